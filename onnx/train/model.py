@@ -1,0 +1,232 @@
+"""The built-in model: analysis and synthesis at stride 16, a hyper-latent at stride 64, variable rate by gains.
+
+Shapes are (N, C, H, W). `level` runs from 0 (fewest bits) to 1 (most). Names follow docs/FORMAT.md.
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from quant import Activation, Conv, ste
+
+STRIDE = 16
+HYPER = 4  # latent positions per hyper-latent position, each way
+SCALE_LEVELS = 64
+SCALE_MIN, SCALE_MAX = 0.11, 64.0
+SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
+LATENT_UNIT = 1 / 32  # grid and clip of the dequantised latent, the input of the synthesis graph
+LATENT_CLIP = 2047
+
+
+class FloatBlock(nn.Module):
+    """Depthwise block and pointwise feed-forward, in floating point (the encoder is not normative)."""
+
+    def __init__(self, dim, factor=2):
+        super().__init__()
+        self.a = nn.Conv2d(dim, dim, 1)
+        self.dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.b = nn.Conv2d(dim, dim, 1)
+        self.c = nn.Conv2d(dim, dim * factor, 1)
+        self.d = nn.Conv2d(dim * factor, dim, 1)
+
+    def forward(self, x):
+        x = x + self.b(F.relu(self.dw(F.relu(self.a(x)))))
+        return x + self.d(F.relu(self.c(x)))
+
+
+class Block(nn.Module):
+    """The same block in the exact form: the stream stays wide, what enters a convolution has 8 bits."""
+
+    def __init__(self, dim, factor=2, wide=None):
+        super().__init__()
+        wide = wide or dim
+        self.in1, self.in2 = Activation(True), Activation(True)
+        self.a, self.act_a = Conv(dim, wide), Activation(False)
+        self.dw, self.act_dw = Conv(wide, wide, 3, groups=wide), Activation(False)
+        self.b, self.out1 = Conv(wide, dim), Activation(True)
+        self.c, self.act_c = Conv(dim, dim * factor), Activation(False)
+        self.d, self.out2 = Conv(dim * factor, dim), Activation(True)
+
+    def forward(self, x):
+        y = self.act_dw(self.dw(self.act_a(self.a(self.in1(x)))))
+        x = x + self.out1(self.b(y))
+        y = self.act_c(self.c(self.in2(x)))
+        return x + self.out2(self.d(y))
+
+
+class Analysis(nn.Module):
+    def __init__(self, channels, width, depth, hyper_channels, early=96):
+        super().__init__()
+        self.stem = nn.Conv2d(3 * 64, early, 1)
+        self.early = FloatBlock(early)
+        self.down = nn.Conv2d(early * 4, width, 1)
+        self.blocks = nn.Sequential(*[FloatBlock(width) for _ in range(depth)])
+        self.head = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x):
+        x = self.early(self.stem(F.pixel_unshuffle(x - 0.5, 8)))
+        x = self.blocks(self.down(F.pixel_unshuffle(x, 2)))
+        return self.head(x)
+
+
+class HyperAnalysis(nn.Module):
+    """Scaled latent (N, C, H, W) to hyper-latent (N, K, H/4, W/4)."""
+
+    def __init__(self, channels, hyper_channels, width=128):
+        super().__init__()
+        self.a = nn.Conv2d(channels, width, 1)
+        self.b = nn.Conv2d(width * 4, width, 1)
+        self.dw = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.c = nn.Conv2d(width * 4, hyper_channels * 2, 1)
+        self.d = nn.Conv2d(hyper_channels * 2, hyper_channels, 1)
+
+    def forward(self, y):
+        # Magnitudes matter more than values: compress them, so that one network serves every gain.
+        y = torch.sign(y) * torch.log1p(y.abs())
+        x = F.relu(self.a(y))
+        x = F.relu(self.b(F.pixel_unshuffle(x, 2)))
+        x = x + self.dw(x)
+        x = F.relu(self.c(F.pixel_unshuffle(x, 2)))
+        return self.d(x)
+
+
+class HyperSynthesis(nn.Module):
+    """Hyper-latent integers to the mean of the scaled latent, in units of MEAN_UNIT when quantising."""
+
+    def __init__(self, channels, hyper_channels, width=64):
+        super().__init__()
+        self.up, self.act_up = Conv(hyper_channels, width * 16), Activation(False)
+        self.dw, self.act_dw = Conv(width, width, 3, groups=width), Activation(False)
+        self.a, self.act_a = Conv(width, 2 * width), Activation(False)
+        self.b = Conv(2 * width, channels)
+
+    def forward(self, z):
+        x = F.pixel_shuffle(self.act_up(self.up(z)), 4)
+        x = self.act_a(self.a(self.act_dw(self.dw(x))))
+        mean = self.b(x)
+        if self.b.quantising:
+            clipped = (mean / MEAN_UNIT).clamp(-32767, 32767)
+            mean = ste(clipped, torch.round(clipped)) * MEAN_UNIT
+        return mean
+
+
+class Synthesis(nn.Module):
+    def __init__(self, channels, width, depth, late=48, late_factor=2):
+        super().__init__()
+        self.stem = Conv(channels, width)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
+        self.in_up, self.up, self.out_up = Activation(True), Conv(width, late * 16), Activation(True)
+        self.late = Block(late, late_factor)
+        self.head = Conv(late, 48, weight_max=127)
+
+    def forward(self, y):
+        if self.stem.quantising:
+            clipped = (y / LATENT_UNIT).clamp(-LATENT_CLIP, LATENT_CLIP)
+            y = ste(clipped, torch.round(clipped)) * LATENT_UNIT
+        x = self.blocks(self.stem(y))
+        x = F.pixel_shuffle(self.out_up(self.up(self.in_up(x))), 4)
+        x = self.head(self.late(x))
+        x = F.pixel_shuffle(x, 4)
+        return (x + 128.0 / 255.0) if not self.head.quantising else x + 128.0 / 255.0
+
+
+class Model(nn.Module):
+    def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
+                 lambda_min=0.0005, lambda_max=0.09):
+        super().__init__()
+        self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
+        self.lambda_min, self.lambda_max = lambda_min, lambda_max
+        self.analysis = Analysis(channels, width, encoder_depth, hyper_channels)
+        self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
+        self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
+        self.synthesis = Synthesis(channels, width, decoder_depth)
+        # Gains: the step of channel c at level t is exp(-log_gain). One curve of `anchors` points for each channel.
+        ramp = torch.linspace(math.log(0.35), math.log(5.0), anchors)
+        self.log_gain = nn.Parameter(ramp[:, None].repeat(1, channels))
+        self.log_ungain = nn.Parameter(-ramp[:, None].repeat(1, channels))
+        # Scale index: one linear map of the hyper-latent, a bias for each level and channel.
+        self.scale_map = nn.Conv2d(hyper_channels, channels * HYPER * HYPER, 1, bias=False)
+        nn.init.normal_(self.scale_map.weight, std=0.02)
+        self.scale_bias = nn.Parameter(torch.zeros(anchors, channels))
+        # Second pass: per channel, what four decoded neighbours say of the mean and of the scale.
+        self.context_mean = nn.Parameter(torch.zeros(channels, 4))
+        self.context_scale = nn.Parameter(torch.zeros(channels))
+        # Hyper-latent prior.
+        self.hyper_mean = nn.Parameter(torch.zeros(anchors, hyper_channels))
+        self.hyper_log_scale = nn.Parameter(torch.zeros(anchors, hyper_channels))
+
+    def lambda_of(self, level):
+        return self.lambda_min * (self.lambda_max / self.lambda_min) ** level
+
+    def at_level(self, table, level):
+        """Interpolates a table (anchors, X) at level (N) in [0, 1] -> (N, X, 1, 1)."""
+        t = level * (self.anchors - 1)
+        i = t.floor().clamp(0, self.anchors - 2).long()
+        f = (t - i)[:, None]
+        return (table[i] * (1 - f) + table[i + 1] * f)[:, :, None, None]
+
+    def neighbours(self, x):
+        """The four direct neighbours (N, C, 4, H, W): above, left, right, below; zero outside."""
+        p = F.pad(x, (1, 1, 1, 1))
+        return torch.stack([p[:, :, :-2, 1:-1], p[:, :, 1:-1, :-2], p[:, :, 1:-1, 2:], p[:, :, 2:, 1:-1]], 2)
+
+    def checkerboard(self, y):
+        h, w = y.shape[-2:]
+        grid = torch.arange(h, device=y.device)[:, None] + torch.arange(w, device=y.device)[None, :]
+        return (grid % 2 == 0).to(y.dtype)  # 1 on the anchors (first pass)
+
+    def quantise(self, y, z_hat, level):
+        """Scaled latent y and rounded hyper-latent -> (mean, log scale, symbols with straight-through gradient)."""
+        mean = self.hyper_synthesis(z_hat).float()
+        log_scale = F.pixel_shuffle(self.scale_map(z_hat).float(), HYPER) + self.at_level(self.scale_bias, level)
+        first = self.checkerboard(y)
+        symbols = ste(y - mean, torch.round(y - mean)) * first
+        around = self.neighbours(symbols)
+        second_mean = torch.einsum("nckhw,ck->nchw", around, self.context_mean)
+        if self.hyper_synthesis.b.quantising:
+            second_mean = ste(second_mean, torch.round(second_mean / MEAN_UNIT) * MEAN_UNIT)
+        mean = mean + second_mean * (1 - first)
+        magnitude = torch.log1p(around.detach().abs().sum(2))
+        log_scale = log_scale + magnitude * self.context_scale[:, None, None] * (1 - first)
+        symbols = symbols + ste(y - mean, torch.round(y - mean)) * (1 - first)
+        return mean, log_scale, symbols
+
+    def forward(self, x, level):
+        """Pixels (N, 3, H, W) in [0, 1], H and W multiples of 64 -> (reconstruction, bits of y, bits of z), bits a picture."""
+        y = self.analysis(x).float()
+        y = y * torch.exp(self.at_level(self.log_gain, level))
+        z = self.hyper_analysis(y).float()
+        z_mean = self.at_level(self.hyper_mean, level)
+        z_hat = ste(z, torch.round(z).clamp(-127, 127))
+        z_bits = gaussian_bits(z + torch.rand_like(z) - 0.5 - z_mean, self.at_level(self.hyper_log_scale, level))
+        mean, log_scale, symbols = self.quantise(y, z_hat, level)
+        y_bits = gaussian_bits(y - mean + torch.rand_like(y) - 0.5, log_scale)
+        y_hat = (symbols + mean) * torch.exp(self.at_level(self.log_ungain, level))
+        return self.synthesis(y_hat), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+
+class LowerBound(torch.autograd.Function):
+    """max(x, bound) whose gradient still lets x grow (Balle et al. 2018)."""
+
+    @staticmethod
+    def forward(ctx, x, bound):
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * ((x >= ctx.bound) | (g < 0)), None
+
+
+def gaussian_bits(residual, log_scale):
+    """Bits of a zero-mean Gaussian with unit-width bins, residual possibly non-integer."""
+    scale = torch.exp(LowerBound.apply(log_scale, math.log(SCALE_MIN)).clamp_max(math.log(SCALE_MAX)))
+    r = residual.abs()
+    inv = 1 / (scale * math.sqrt(2))
+    p = 0.5 * (torch.erfc((r - 0.5) * inv) - torch.erfc((r + 0.5) * inv))
+    return -torch.log2(LowerBound.apply(p, 1e-9))
