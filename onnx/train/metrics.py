@@ -32,7 +32,7 @@ def ms_ssim(a, b, coarse=False):
         cs = (2 * cov + 0.03**2) / (va + vb + 0.03**2)
         if i == len(WEIGHTS) - 1:
             cs = cs * (2 * ma * mb + 0.01**2) / (ma * ma + mb * mb + 0.01**2)
-        result = result * F.relu(cs.mean((2, 3))) ** weight
+        result = result * cs.mean((2, 3)).clamp_min(1e-4) ** weight
         if i < len(WEIGHTS) - 1:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return result.mean(1)

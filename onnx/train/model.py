@@ -128,9 +128,8 @@ class Synthesis(nn.Module):
             y = ste(clipped, torch.round(clipped)) * LATENT_UNIT
         x = self.blocks(self.stem(y))
         x = F.pixel_shuffle(self.out_up(self.up(self.in_up(x))), 4)
-        x = self.head(self.late(x))
-        x = F.pixel_shuffle(x, 4)
-        return (x + 128.0 / 255.0) if not self.head.quantising else x + 128.0 / 255.0
+        # The head's unit is 256 grey levels, a power of two, about the middle of the range.
+        return (256 * F.pixel_shuffle(self.head(self.late(x)), 4) + 128) / 255
 
 
 class Model(nn.Module):

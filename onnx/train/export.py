@@ -1,0 +1,289 @@
+"""Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
+
+    python export.py --checkpoint /tmp/run/final.pt --images ../../../shared/images/train --generation 0 --out ../models/gen0
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import data
+import quant
+import tables
+from model import LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, Model
+
+
+class Builder:
+    """Writes ONNX nodes one by one. Quantised tensors pass through QuantizeLinear and DequantizeLinear pairs, which
+    ONNX Runtime fuses with the convolution between them into integer kernels."""
+
+    def __init__(self, name):
+        self.name, self.nodes, self.constants, self.count = name, [], [], 0
+
+    def fresh(self, hint):
+        self.count += 1
+        return f"{hint}_{self.count}"
+
+    def constant(self, value, hint="c"):
+        name = self.fresh(hint)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(self, op, inputs, **attributes):
+        name = self.fresh(op.lower())
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def activation(self, x, act):
+        """Quantise and dequantise: with zero point 0 this is the ReLU as well."""
+        scale = self.constant(np.float32(act.scale.item()), "scale")
+        zero = self.constant(np.uint8(act.zero_point), "zero")
+        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [x, scale, zero]), scale, zero])
+
+    def weights(self, conv):
+        """(integers int8, scale float32 for each output channel)"""
+        scale = conv.weight_scale()
+        q = torch.round(conv.weight.detach().float() / scale.view(-1, 1, 1, 1))
+        assert q.abs().max() <= conv.weight_max
+        return q.numpy().astype(np.int8), scale.numpy().astype(np.float32)
+
+    def conv8(self, x, conv, input_scale):
+        """8-bit input of scale `input_scale`: weights and bias as integers behind DequantizeLinear."""
+        q, scale = self.weights(conv)
+        bias_scale = (scale * input_scale).astype(np.float32)
+        bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / bias_scale)
+        conv.bias.data = torch.from_numpy((bias * bias_scale).astype(np.float32))  # so that PyTorch computes the same
+        bound = np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1) * 255 + np.abs(bias)
+        assert bound.max() < 2**24, "an accumulator could leave 24 bits"
+        w = self.node("DequantizeLinear", [self.constant(q, "w"), self.constant(scale, "ws"), self.constant(np.zeros(len(q), np.int8), "wz")], axis=0)
+        b = self.node("DequantizeLinear", [self.constant(bias.astype(np.int32), "b"), self.constant(bias_scale, "bs"), self.constant(np.zeros(len(q), np.int32), "bz")], axis=0)
+        return self.node("Conv", [x, w, b], group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
+
+    def conv_wide(self, x, conv, input_unit, input_bound, weight_factor=1.0, bias_factor=1.0, offset=0.0):
+        """Input of more than 8 bits, integers times `input_unit` not beyond `input_bound` of them: float32, exact by its
+        range. The factors are powers of two that change the unit of input and output; `offset` is added to the output."""
+        q, scale = self.weights(conv)
+        unit = (scale * input_unit).astype(np.float64)
+        bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / unit) * unit
+        conv.bias.data = torch.from_numpy(bias.astype(np.float32))  # so that PyTorch computes the same
+        bias = bias * bias_factor + offset
+        bound = np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1) * input_bound + np.abs(bias / bias_factor / unit)
+        print(f"  wide convolution: accumulator below 2^{np.log2(bound.max()):.2f}")
+        assert bound.max() < 2**24, "an accumulator could leave 24 bits"
+        w = q.astype(np.float64) * scale.reshape(-1, 1, 1, 1) * weight_factor
+        return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
+                         group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
+
+    def conv_float(self, x, weight, bias, stride=1, groups=1):
+        k = weight.shape[2]
+        pad = k // 2 if stride == 1 else 0
+        return self.node("Conv", [x, self.constant(weight.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
+                         group=groups, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[k, k])
+
+    def model(self, inputs, outputs):
+        value = lambda name, kind, shape: helper.make_tensor_value_info(name, kind, shape)
+        graph = helper.make_graph(self.nodes, self.name, [value(*i) for i in inputs], [value(*o) for o in outputs], self.constants)
+        m = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], producer_name="sdl", ir_version=10)
+        onnx.checker.check_model(m, full_check=True)
+        return m
+
+
+def array(p):
+    return p.detach().float().numpy()
+
+
+def block_float(g, x, b):
+    y = g.node("Relu", [g.conv_float(x, array(b.a.weight), array(b.a.bias))])
+    y = g.node("Relu", [g.conv_float(y, array(b.dw.weight), array(b.dw.bias), groups=b.dw.groups)])
+    x = g.node("Add", [x, g.conv_float(y, array(b.b.weight), array(b.b.bias))])
+    y = g.node("Relu", [g.conv_float(x, array(b.c.weight), array(b.c.bias))])
+    return g.node("Add", [x, g.conv_float(y, array(b.d.weight), array(b.d.bias))])
+
+
+def patches(conv, cin, size):
+    """pixel_unshuffle by `size` followed by a 1x1 convolution is one convolution of that stride."""
+    return array(conv.weight).reshape(conv.out_channels, cin, size, size)
+
+
+def analysis(model):
+    a = model.analysis
+    g = Builder("analysis")
+    w = patches(a.stem, 3, 8)
+    x = g.conv_float("picture", w, array(a.stem.bias) - 0.5 * w.sum((1, 2, 3)), stride=8)
+    x = block_float(g, x, a.early)
+    x = g.conv_float(x, patches(a.down, a.early.a.in_channels, 2), array(a.down.bias), stride=2)
+    for b in a.blocks:
+        x = block_float(g, x, b)
+    x = g.conv_float(x, array(a.head.weight), array(a.head.bias))
+    g.nodes[-1].output[0] = "latent"
+    return g.model([("picture", TensorProto.FLOAT, ["n", 3, "h", "w"])], [("latent", TensorProto.FLOAT, ["n", model.channels, "lh", "lw"])])
+
+
+def hyper_analysis(model):
+    m = model.hyper_analysis
+    g = Builder("hyper_analysis")
+    one = g.constant(np.float32(1))
+    x = g.node("Mul", [g.node("Sign", ["latent"]), g.node("Log", [g.node("Add", [g.node("Abs", ["latent"]), one])])])
+    x = g.node("Relu", [g.conv_float(x, array(m.a.weight), array(m.a.bias))])
+    x = g.node("Relu", [g.conv_float(x, patches(m.b, m.a.out_channels, 2), array(m.b.bias), stride=2)])
+    x = g.node("Add", [x, g.conv_float(x, array(m.dw.weight), array(m.dw.bias), groups=m.dw.groups)])
+    x = g.node("Relu", [g.conv_float(x, patches(m.c, m.b.out_channels, 2), array(m.c.bias), stride=2)])
+    x = g.conv_float(x, array(m.d.weight), array(m.d.bias))
+    g.nodes[-1].output[0] = "hyper_latent"
+    return g.model([("latent", TensorProto.FLOAT, ["n", model.channels, "lh", "lw"])], [("hyper_latent", TensorProto.FLOAT, ["n", model.hyper_channels, "zh", "zw"])])
+
+
+def hyper_synthesis(model):
+    m = model.hyper_synthesis
+    g = Builder("hyper_synthesis")
+    x = g.conv_wide("hyper_latent", m.up, 1.0, 127)
+    x = g.node("DepthToSpace", [g.activation(x, m.act_up)], blocksize=4, mode="CRD")
+    x = g.activation(x, m.act_up)
+    x = g.activation(g.conv8(x, m.dw, m.act_up.scale.item()), m.act_dw)
+    x = g.activation(g.conv8(x, m.a, m.act_dw.scale.item()), m.act_a)
+    x = g.conv_wide(x, m.b, m.act_a.scale.item(), 255, weight_factor=1 / MEAN_UNIT, bias_factor=1 / MEAN_UNIT)
+    x = g.node("Clip", [g.node("Round", [x]), g.constant(np.float32(-32767)), g.constant(np.float32(32767))])
+    g.nodes[-1].output[0] = "mean"
+    return g.model([("hyper_latent", TensorProto.FLOAT, [1, model.hyper_channels, "zh", "zw"])], [("mean", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
+
+
+def block8(g, x, b):
+    y = g.activation(x, b.in1)
+    y = g.activation(g.conv8(y, b.a, b.in1.scale.item()), b.act_a)
+    y = g.activation(g.conv8(y, b.dw, b.act_a.scale.item()), b.act_dw)
+    x = g.node("Add", [x, g.activation(g.conv8(y, b.b, b.act_dw.scale.item()), b.out1)])
+    y = g.activation(x, b.in2)
+    y = g.activation(g.conv8(y, b.c, b.in2.scale.item()), b.act_c)
+    return g.node("Add", [x, g.activation(g.conv8(y, b.d, b.act_c.scale.item()), b.out2)])
+
+
+def synthesis(model):
+    m = model.synthesis
+    g = Builder("synthesis")
+    # The input arrives as integers of LATENT_UNIT.
+    x = g.conv_wide("latent", m.stem, LATENT_UNIT, LATENT_CLIP, weight_factor=LATENT_UNIT)
+    for b in m.blocks:
+        x = block8(g, x, b)
+    x = g.activation(x, m.in_up)
+    x = g.activation(g.conv8(x, m.up, m.in_up.scale.item()), m.out_up)
+    x = g.node("DepthToSpace", [x], blocksize=4, mode="CRD")
+    x = block8(g, x, m.late)
+    acts = [m.out_up, m.late.out1, m.late.out2]
+    unit = min(a.scale.item() for a in acts)
+    bound = sum(128 * a.scale.item() / unit for a in acts)
+    x = g.conv_wide(x, m.head, unit, bound, weight_factor=256, bias_factor=256, offset=128.0)
+    x = g.node("Clip", [g.node("Round", [x]), g.constant(np.float32(0)), g.constant(np.float32(255))])
+    x = g.node("Cast", [x], to=TensorProto.UINT8)
+    g.nodes[-1].output[0] = "pixels"
+    return g.model([("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])], [("pixels", TensorProto.UINT8, [1, 48, "ph", "pw"])])
+
+
+MANIFEST = """format = 1
+name = "sdl-{generation}"
+version = "{generation}"
+licence = "MIT OR Apache-2.0"
+source = "trained by onnx/train; see docs/results/generation-{generation}.md"
+builtin = {generation}
+
+[latent]
+channels = {channels}
+stride = 16
+
+[pixels]
+range = [0.0, 1.0]
+packing = 4
+exact = true
+
+[tiling]
+margin = 4
+size = 64
+
+[graphs.analysis]
+file = "analysis.onnx"
+inputs = ["picture"]
+outputs = ["latent"]
+
+[graphs.hyper_analysis]
+file = "hyper_analysis.onnx"
+inputs = ["latent"]
+outputs = ["hyper_latent"]
+
+[graphs.hyper_synthesis]
+file = "hyper_synthesis.onnx"
+inputs = ["hyper_latent"]
+outputs = ["mean"]
+
+[graphs.synthesis]
+file = "synthesis.onnx"
+inputs = ["latent"]
+outputs = ["pixels"]
+
+[tables]
+file = "tables.bin"
+"""
+
+
+def load(path):
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    model = Model()
+    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
+    model.eval()
+    quant.set_quantising(model, bool(model.synthesis.out_up.scale > 0))
+    return model
+
+
+def prove(model, out, pictures):
+    """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers."""
+    import onnxruntime as ort
+
+    session = lambda role: ort.InferenceSession(str(out / f"{role}.onnx"), providers=["CPUExecutionProvider"])
+    integers = tables.Integers(model)
+    graphs = {r: session(r) for r in ("hyper_synthesis", "synthesis")}
+    samples = 0
+    with torch.no_grad():
+        for x in pictures:
+            for level in (0, 40, 100):
+                y, z, mean = tables.analyse(model, integers, x[None], level)
+                got = graphs["hyper_synthesis"].run(None, {"hyper_latent": z[None].astype(np.float32)})[0][0]
+                assert np.array_equal(got, mean), "hyper-synthesis differs between PyTorch and ONNX Runtime"
+                _, _, v = integers.code(y, z, mean, level)
+                latent = integers.dequantise(v, level)
+                got = graphs["synthesis"].run(None, {"latent": latent[None].astype(np.float32)})[0]
+                ours = model.synthesis(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
+                ours = torch.round(ours * 255 - 128).add(128).clamp(0, 255).to(torch.uint8)
+                got = torch.pixel_shuffle(torch.from_numpy(got), 4)
+                differ = (got != ours).sum().item()
+                assert differ == 0, f"synthesis differs in {differ} of {ours.numel()} samples"
+                samples += ours.numel()
+    print(f"PyTorch and ONNX Runtime agree on {samples} samples")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--checkpoint", required=True)
+    p.add_argument("--images", required=True)
+    p.add_argument("--out", required=True)
+    p.add_argument("--generation", type=int, required=True)
+    p.add_argument("--crops", type=int, default=160, help="crops of 512x512 that the tables are fitted on")
+    p.add_argument("--limit", type=int)
+    args = p.parse_args()
+    model = load(args.checkpoint)
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for role, make in (("analysis", analysis), ("hyper_analysis", hyper_analysis), ("hyper_synthesis", hyper_synthesis), ("synthesis", synthesis)):
+        onnx.save(make(model), out / f"{role}.onnx")
+    crops = data.Crops(data.load_shards(args.images, args.limit, shrink=(0.8,), least=560), 512, seed=77)
+    integers, fitted = tables.fit(model, (crops.batch(8) for _ in range(args.crops // 8)))
+    (out / "tables.bin").write_bytes(tables.write(integers, fitted))
+    (out / "bundle.toml").write_text(MANIFEST.format(generation=args.generation, channels=model.channels))
+    prove(model, out, crops.batch(3))
+    for f in sorted(out.iterdir()):
+        print(f"{f.stat().st_size:9} {f.name}")
+
+
+if __name__ == "__main__":
+    main()
