@@ -1,1 +1,41 @@
-//! .
+//! The SDL picture format: a picture stored as the quantised, entropy-coded latent of a neural network.
+//!
+//! With the `image` crate (feature `image`, on by default):
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! image_sdl::register(); // once, when the program starts
+//! let picture = image::open("photo.sdl")?;
+//! image_sdl::save(&picture, "copy.sdl", &image_sdl::EncodeOptions::default().with_quality(40))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Without it, [`encode`] and [`Decoder`] work on a plain [`Picture`].
+//!
+//! A picture goes through the stages of this crate in the order of its modules: `picture` (pixels), `codec` (graphs,
+//! tiles, rate control), `latent` (quantised values to symbols), `entropy` (symbols to bytes), `container` (chunks, the
+//! file). The file format is specified in `docs/FORMAT.md`.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+#[cfg(feature = "image")]
+mod adapter;
+mod codec;
+mod container;
+#[doc(hidden)]
+pub mod entropy;
+mod error;
+mod latent;
+mod picture;
+
+#[cfg(feature = "image")]
+pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};
+pub use codec::{
+    DecodeOptions, Decoder, EncodeOptions, Encoded, MAX_EFFORT, Model, Rate, Settings, StageTimes, Verified, decode, encode,
+    encode_with,
+};
+pub use container::{BundleRef, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, Method, MIN_HEADER_BYTES, SIGNATURE};
+pub use error::{Error, ErrorKind};
+pub use picture::{Alpha, Colour, Metadata, Picture};
+pub use sdl_onnx as onnx;
