@@ -1,0 +1,234 @@
+//! Tensors in row-major order, owned or borrowed.
+
+use std::fmt;
+
+use crate::Error;
+
+/// The type of the elements of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// 32-bit floating point.
+    F32,
+    /// Unsigned 8-bit integer.
+    U8,
+    /// Signed 8-bit integer.
+    I8,
+    /// Signed 32-bit integer.
+    I32,
+    /// Signed 64-bit integer.
+    I64,
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ElementType::F32 => "f32",
+            ElementType::U8 => "u8",
+            ElementType::I8 => "i8",
+            ElementType::I32 => "i32",
+            ElementType::I64 => "i64",
+        })
+    }
+}
+
+/// The elements of an owned tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData {
+    /// 32-bit floating point.
+    F32(Vec<f32>),
+    /// Unsigned 8-bit integers.
+    U8(Vec<u8>),
+    /// Signed 8-bit integers.
+    I8(Vec<i8>),
+    /// Signed 32-bit integers.
+    I32(Vec<i32>),
+    /// Signed 64-bit integers.
+    I64(Vec<i64>),
+}
+
+/// The elements of a borrowed tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ViewData<'a> {
+    /// 32-bit floating point.
+    F32(&'a [f32]),
+    /// Unsigned 8-bit integers.
+    U8(&'a [u8]),
+    /// Signed 8-bit integers.
+    I8(&'a [i8]),
+    /// Signed 32-bit integers.
+    I32(&'a [i32]),
+    /// Signed 64-bit integers.
+    I64(&'a [i64]),
+}
+
+/// An owned tensor: a shape, outermost dimension first, and as many elements as that shape has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: TensorData,
+}
+
+/// A borrowed tensor. Both engines read it where it lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorView<'a> {
+    shape: &'a [usize],
+    data: ViewData<'a>,
+}
+
+fn check(shape: &[usize], given: usize) -> Result<(), Error> {
+    let needed = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    if needed == Some(given) {
+        return Ok(());
+    }
+    let needed =
+        needed.map_or_else(|| "more elements than can be counted".to_owned(), |n| format!("{n} elements"));
+    Err(Error::Shape { shape: shape.to_vec(), needed, given })
+}
+
+macro_rules! element {
+    ($variant:ident, $type:ty, $make:ident, $get:ident, $into:ident) => {
+        impl Tensor {
+            #[doc = concat!("A tensor of ", stringify!($type), "; fails unless `data` has as many elements as `shape`.")]
+            pub fn $make(shape: impl Into<Vec<usize>>, data: Vec<$type>) -> Result<Self, Error> {
+                Self::new(shape, TensorData::$variant(data))
+            }
+
+            #[doc = concat!("The elements, if they are ", stringify!($type), ".")]
+            pub fn $get(&self) -> Result<&[$type], Error> {
+                match &self.data {
+                    TensorData::$variant(data) => Ok(data),
+                    _ => Err(Error::ElementType { found: self.element_type(), wanted: ElementType::$variant }),
+                }
+            }
+
+            #[doc = concat!("The elements without a copy, if they are ", stringify!($type), ".")]
+            pub fn $into(self) -> Result<Vec<$type>, Error> {
+                let found = self.element_type();
+                match self.data {
+                    TensorData::$variant(data) => Ok(data),
+                    _ => Err(Error::ElementType { found, wanted: ElementType::$variant }),
+                }
+            }
+        }
+
+        impl<'a> TensorView<'a> {
+            #[doc = concat!("Borrowed ", stringify!($type), "; fails unless `data` has as many elements as `shape`.")]
+            pub fn $make(shape: &'a [usize], data: &'a [$type]) -> Result<Self, Error> {
+                Self::new(shape, ViewData::$variant(data))
+            }
+        }
+    };
+}
+
+element!(F32, f32, f32, as_f32, into_f32);
+element!(U8, u8, u8, as_u8, into_u8);
+element!(I8, i8, i8, as_i8, into_i8);
+element!(I32, i32, i32, as_i32, into_i32);
+element!(I64, i64, i64, as_i64, into_i64);
+
+macro_rules! per_variant {
+    ($data:expr, $enum:ident, $inner:ident => $body:expr) => {
+        match $data {
+            $enum::F32($inner) => $body,
+            $enum::U8($inner) => $body,
+            $enum::I8($inner) => $body,
+            $enum::I32($inner) => $body,
+            $enum::I64($inner) => $body,
+        }
+    };
+}
+
+impl Tensor {
+    /// A tensor; fails unless `data` has as many elements as `shape`.
+    pub fn new(shape: impl Into<Vec<usize>>, data: TensorData) -> Result<Self, Error> {
+        let shape = shape.into();
+        check(&shape, per_variant!(&data, TensorData, d => d.len()))?;
+        Ok(Tensor { shape, data })
+    }
+
+    /// The size of every dimension, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &TensorData {
+        &self.data
+    }
+
+    /// Shape and elements, without a copy.
+    pub fn into_parts(self) -> (Vec<usize>, TensorData) {
+        (self.shape, self.data)
+    }
+
+    /// The type of the elements.
+    pub fn element_type(&self) -> ElementType {
+        self.view().element_type()
+    }
+
+    /// The tensor, borrowed.
+    pub fn view(&self) -> TensorView<'_> {
+        let data = match &self.data {
+            TensorData::F32(data) => ViewData::F32(data),
+            TensorData::U8(data) => ViewData::U8(data),
+            TensorData::I8(data) => ViewData::I8(data),
+            TensorData::I32(data) => ViewData::I32(data),
+            TensorData::I64(data) => ViewData::I64(data),
+        };
+        TensorView { shape: &self.shape, data }
+    }
+}
+
+impl<'a> TensorView<'a> {
+    /// A view; fails unless `data` has as many elements as `shape`.
+    pub fn new(shape: &'a [usize], data: ViewData<'a>) -> Result<Self, Error> {
+        check(shape, per_variant!(&data, ViewData, d => d.len()))?;
+        Ok(TensorView { shape, data })
+    }
+
+    /// The size of every dimension, outermost first.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> ViewData<'a> {
+        self.data
+    }
+
+    /// The type of the elements.
+    pub fn element_type(&self) -> ElementType {
+        match self.data {
+            ViewData::F32(_) => ElementType::F32,
+            ViewData::U8(_) => ElementType::U8,
+            ViewData::I8(_) => ElementType::I8,
+            ViewData::I32(_) => ElementType::I32,
+            ViewData::I64(_) => ElementType::I64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_whose_length_does_not_fit_its_shape_is_refused() {
+        let error = Tensor::f32([1, 2, 3], vec![0.0; 5]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a tensor of shape [1, 2, 3] needs 6 elements, but 5 elements were given"
+        );
+        assert!(TensorView::u8(&[usize::MAX, 2], &[]).is_err());
+        assert!(Tensor::u8([0, 7], vec![]).is_ok());
+        assert!(Tensor::i64([], vec![3]).is_ok());
+    }
+
+    #[test]
+    fn elements_come_out_as_the_type_they_have_or_not_at_all() {
+        let tensor = Tensor::u8([2], vec![1, 2]).unwrap();
+        assert_eq!(tensor.as_u8().unwrap(), [1, 2]);
+        assert_eq!(tensor.as_f32().unwrap_err().to_string(), "the tensor holds u8, and f32 was asked for");
+        assert_eq!(tensor.into_u8().unwrap(), [1, 2]);
+    }
+}
