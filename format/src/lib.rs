@@ -1,1 +1,3 @@
 //! .
+#[doc(hidden)]
+pub mod entropy;
