@@ -2,15 +2,18 @@
 //!
 //! - [`RangeEncoder`], [`RangeDecoder`]: integer arithmetic coding, one byte at a time.
 //! - [`CdfTable`], [`CdfSet`]: frozen tables of a bundle, for models with a trained hyper-latent.
+//! - [`universal`]: an adaptive coder for latents of any autoencoder.
 //!
 //! Everything here is integer arithmetic whose results are part of the format (docs/coder.md): a change of one
 //! constant makes old files unreadable.
 
 mod range;
 mod tables;
+pub mod universal;
 
 pub use range::{MAX_OVERRUN, RangeDecoder, RangeEncoder};
 pub use tables::{CdfSet, CdfTable, MAX_SYMBOLS, MAX_TABLES, MIN_SET_BYTES, SYMBOL_LIMIT};
+pub use universal::LatentShape;
 
 /// What can be wrong with entropy-coded data, or with what is to be coded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -296,7 +296,7 @@ fn cost_of_frequency(frequency: u32) -> u16 {
     let mut mantissa = u64::from(frequency) << (31 - exponent);
     let mut logarithm = exponent;
     for _ in 0..8 {
-        mantissa = mantissa * mantissa >> 31;
+        mantissa = (mantissa * mantissa) >> 31;
         let bit = (mantissa >> 32) as u32;
         mantissa >>= bit;
         logarithm = logarithm << 1 | bit;
