@@ -1,0 +1,834 @@
+//! The universal coder: latents of any autoencoder, without trained tables.
+//!
+//! Every symbol is predicted from what is already coded, and then told in binary decisions. In the order of the
+//! computation:
+//!
+//! 1. `LeastSquares` predicts the symbol from its causal neighbours and from the whole neighbourhood of the same
+//!    place in up to three earlier channels; a second instance predicts the size of the prediction error.
+//! 2. `Experts` turn the prediction into logistic distributions of different scale; the scales are averages of past
+//!    errors in the same `ErrorClass`.
+//! 3. The symbol is compared with thresholds that lead away from the prediction. For each decision the experts and
+//!    two adaptive counters give a probability each, and two logistic mixers (as in Mahoney's PAQ) make one of them.
+//!
+//! All of it is integer arithmetic, so encoder and decoder agree on every machine; docs/coder.md specifies it.
+
+use super::{EntropyError, RangeDecoder, RangeEncoder, SYMBOL_LIMIT};
+use std::sync::LazyLock;
+
+/// The dimensions of a latent; symbols are in the order channel, row, column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LatentShape {
+    /// Number of channels.
+    pub channels: usize,
+    /// Rows of a channel.
+    pub height: usize,
+    /// Symbols of a row.
+    pub width: usize,
+}
+
+impl LatentShape {
+    /// Number of symbols, where that is a number.
+    #[must_use]
+    pub fn symbols(&self) -> Option<usize> {
+        self.channels.checked_mul(self.height)?.checked_mul(self.width)
+    }
+}
+
+/// Encodes a latent.
+///
+/// # Errors
+///
+/// [`EntropyError::ShapeMismatch`] where `symbols` has another length than the shape asks for,
+/// [`EntropyError::SymbolRange`] for a symbol beyond +-2^20.
+pub fn encode(symbols: &[i32], shape: LatentShape) -> Result<Vec<u8>, EntropyError> {
+    let mut encoder = RangeEncoder::new();
+    encode_with(&mut encoder, symbols, shape)?;
+    Ok(encoder.finish())
+}
+
+/// Decodes what [`encode`] wrote for the same shape.
+///
+/// Allocates in proportion to the symbols of the shape, which the caller has bounded.
+///
+/// # Errors
+///
+/// [`EntropyError::ShapeMismatch`] for a shape that no memory holds; the errors of [`RangeDecoder::finish`]. Damage
+/// may also go unseen: the container has checksums.
+pub fn decode(bytes: &[u8], shape: LatentShape) -> Result<Vec<i32>, EntropyError> {
+    let mut decoder = RangeDecoder::new(bytes);
+    let symbols = decode_with(&mut decoder, shape)?;
+    decoder.finish()?;
+    Ok(symbols)
+}
+
+/// Encodes a latent into data that other things share.
+///
+/// # Errors
+///
+/// Those of [`encode`]; nothing is written then.
+pub fn encode_with(
+    encoder: &mut RangeEncoder,
+    symbols: &[i32],
+    shape: LatentShape,
+) -> Result<(), EntropyError> {
+    let expected = shape.symbols().unwrap_or(usize::MAX);
+    if symbols.len() != expected {
+        return Err(EntropyError::ShapeMismatch { symbols: symbols.len(), expected });
+    }
+    if let Some(&symbol) = symbols.iter().find(|symbol| !(-SYMBOL_LIMIT..=SYMBOL_LIMIT).contains(*symbol)) {
+        return Err(EntropyError::SymbolRange { symbol });
+    }
+    if expected == 0 {
+        return Ok(());
+    }
+    let mut model = Model::new(shape);
+    for channel in symbols.chunks_exact(shape.height * shape.width) {
+        // The decoder writes where the encoder reads, so the one model needs a place that it may write.
+        let mut channel = channel.to_vec();
+        model.code_channel(encoder, &mut channel)?;
+    }
+    Ok(())
+}
+
+/// Decodes a latent from data that other things share; see [`decode`].
+///
+/// # Errors
+///
+/// [`EntropyError::ShapeMismatch`], and [`EntropyError::Overrun`] as soon as the data has run out.
+pub fn decode_with(decoder: &mut RangeDecoder<'_>, shape: LatentShape) -> Result<Vec<i32>, EntropyError> {
+    let too_large = EntropyError::ShapeMismatch { symbols: 0, expected: usize::MAX };
+    let count = shape.symbols().ok_or(too_large.clone())?;
+    let mut symbols = Vec::new();
+    symbols.try_reserve_exact(count).map_err(|_| too_large)?;
+    symbols.resize(count, 0);
+    if count > 0 {
+        let mut model = Model::new(shape);
+        for channel in symbols.chunks_exact_mut(shape.height * shape.width) {
+            model.code_channel(decoder, channel)?;
+        }
+    }
+    Ok(symbols)
+}
+
+/// The side of the range coder that a model drives: one model serves both, so they cannot differ.
+trait BinaryCoder {
+    /// Codes one bit with the probability of a 1 in 1/65536. A decoder ignores `bit`.
+    fn code_bit(&mut self, probability: u32, bit: bool) -> bool;
+    /// Codes bits as they are.
+    fn code_bypass(&mut self, value: u32, bits: u32) -> u32;
+    /// Takes note of a symbol that no encoder writes.
+    fn reject(&mut self);
+    /// Fails where going on is useless.
+    fn check(&self) -> Result<(), EntropyError>;
+}
+
+impl BinaryCoder for RangeEncoder {
+    #[inline]
+    fn code_bit(&mut self, probability: u32, bit: bool) -> bool {
+        self.encode_bit(probability, bit);
+        bit
+    }
+    fn code_bypass(&mut self, value: u32, bits: u32) -> u32 {
+        self.encode_bypass(value, bits);
+        value
+    }
+    fn reject(&mut self) {}
+    fn check(&self) -> Result<(), EntropyError> {
+        Ok(())
+    }
+}
+
+impl BinaryCoder for RangeDecoder<'_> {
+    #[inline]
+    fn code_bit(&mut self, probability: u32, _: bool) -> bool {
+        self.decode_bit(probability)
+    }
+    fn code_bypass(&mut self, _: u32, bits: u32) -> u32 {
+        self.decode_bypass(bits)
+    }
+    fn reject(&mut self) {
+        self.mark_corrupt();
+    }
+    fn check(&self) -> Result<(), EntropyError> {
+        if self.is_exhausted() {
+            return Err(EntropyError::Overrun { missing: self.overrun() - super::MAX_OVERRUN });
+        }
+        Ok(())
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The logistic function in integers.
+
+/// `stretch` and its arguments lie in -LOGIT_LIMIT ..= LOGIT_LIMIT, in 1/1024.
+const LOGIT_LIMIT: i32 = 12287;
+/// The survival function is tabulated for -12 ..= 20, in steps of 1/16.
+const SURVIVAL_MIN: i32 = -12;
+const SURVIVAL_MAX: i32 = 20;
+const SURVIVAL_ENTRIES: usize = ((SURVIVAL_MAX - SURVIVAL_MIN) * 16 + 2) as usize;
+/// round(2^32 exp(-1/16)).
+const EXP_STEP: u128 = 4_034_748_382;
+
+struct Logistic {
+    /// 2^30 / (1 + exp(z)) at z = SURVIVAL_MIN + i/16.
+    survival: [u32; SURVIVAL_ENTRIES],
+    /// The inverse, in 1/1024, of probabilities in 1/65536: below 1/16 one entry each ...
+    stretch_low: [i16; 4096],
+    /// ... and one for sixteen of them elsewhere.
+    stretch: [i16; 4096],
+}
+
+static LOGISTIC: LazyLock<Box<Logistic>> = LazyLock::new(|| {
+    let mut table =
+        Box::new(Logistic { survival: [0; SURVIVAL_ENTRIES], stretch_low: [0; 4096], stretch: [0; 4096] });
+    let zero = (-SURVIVAL_MIN * 16) as usize;
+    let mut exponential = 1u128 << 62;
+    for k in 0..SURVIVAL_ENTRIES - zero {
+        let survival = ((exponential << 30) / ((1 << 62) + exponential)) as u32;
+        table.survival[zero + k] = survival;
+        if k <= zero {
+            table.survival[zero - k] = (1 << 30) - survival;
+        }
+        exponential = (exponential * EXP_STEP) >> 32;
+    }
+    for i in 0..4096 {
+        table.stretch_low[i as usize] = table.inverse((2 * i + 1) << 13);
+        table.stretch[i as usize] = table.inverse((2 * i + 1) << 17);
+    }
+    table
+});
+
+impl Logistic {
+    /// 2^30 times the probability that a standard logistic variable is above `z`/1024.
+    #[inline]
+    fn survival(&self, z: i32) -> i32 {
+        let z = z.clamp(SURVIVAL_MIN * 1024, SURVIVAL_MAX * 1024) - SURVIVAL_MIN * 1024;
+        let (index, fraction) = ((z >> 6) as usize, z & 63);
+        let (left, right) = (self.survival[index] as i32, self.survival[index + 1] as i32);
+        left - ((left - right) * fraction >> 6)
+    }
+
+    /// The smallest logit whose probability, times 2^30, is at least `survival`.
+    fn inverse(&self, survival: i32) -> i16 {
+        let (mut low, mut high) = (-LOGIT_LIMIT, LOGIT_LIMIT);
+        while low < high {
+            let middle = (low + high) >> 1;
+            if self.survival(-middle) >= survival {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low as i16
+    }
+
+    /// The probability of a logit, in 1/65536.
+    #[inline]
+    fn squash(&self, logit: i32) -> i32 {
+        (self.survival(-logit) >> 14).clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN)
+    }
+
+    /// The logit of a probability in 1/65536.
+    #[inline]
+    fn stretch(&self, probability: i32) -> i32 {
+        i32::from(match probability {
+            ..4096 => self.stretch_low[probability.max(0) as usize],
+            61440.. => -self.stretch_low[(65535 - probability).max(0) as usize],
+            _ => self.stretch[(probability >> 4) as usize],
+        })
+    }
+
+    /// The probability that a variable above `low` is above `threshold` (both in 1/1024), in 1/65536.
+    #[inline]
+    fn conditional(&self, mut low: i32, mut threshold: i32) -> i32 {
+        // Far out the distribution is exponential and only the distance counts; the table has no precision there.
+        const TAIL: i32 = 12 * 1024;
+        if low > TAIL {
+            threshold -= low - TAIL;
+            low = TAIL;
+        }
+        let ratio = (i64::from(self.survival(threshold)) << 16) / i64::from(self.survival(low));
+        (ratio as i32).clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN)
+    }
+}
+
+/// Smallest probability of a decision, in 1/65536.
+const PROBABILITY_MIN: i32 = 16;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Prediction.
+
+/// Features and targets of a regression are clamped to this, which bounds its sums (see `LeastSquares`).
+const FEATURE_LIMIT: i32 = 16383;
+/// Samples after which a regression forgets half of what it has seen.
+const HALVING: u32 = 4096;
+/// Coordinates that are improved after every sample.
+const COORDINATES: usize = 2;
+/// Weights have 14 fractional bits and stay within +-4.
+const WEIGHT_BITS: u32 = 14;
+const WEIGHT_LIMIT: i64 = 4 << WEIGHT_BITS;
+
+const OWN_NEIGHBOURS: usize = 10;
+const EARLIER_CHANNELS: usize = 3;
+const EARLIER_NEIGHBOURS: usize = 9;
+const MAX_FEATURES: usize = OWN_NEIGHBOURS + EARLIER_CHANNELS * EARLIER_NEIGHBOURS + 1;
+
+/// Recursive least squares: the normal equations are summed exactly, and solved by coordinate descent, two
+/// coordinates a sample. Every step is a line minimum, so nothing can diverge and no matrix is inverted.
+///
+/// Bounds: products stay below 2^28 and sums over 4096 of them below 2^40 (prior included), with weights below
+/// 2^16 and fewer than 2^6 features the gradient stays below 2^62.
+struct LeastSquares {
+    features: usize,
+    /// Lower triangle, row by row, of the sums of products of features.
+    gram: [i64; MAX_FEATURES * (MAX_FEATURES + 1) / 2],
+    /// Sums of products of feature and target.
+    moment: [i64; MAX_FEATURES],
+    weights: [i32; MAX_FEATURES],
+    next: usize,
+    samples: u32,
+}
+
+impl LeastSquares {
+    /// Starts as if samples of the energy `ridge` had been seen that agree with the weights `prior`.
+    fn new(features: usize, ridge: i64, prior: &[i32]) -> Self {
+        let mut this = Self {
+            features,
+            gram: [0; MAX_FEATURES * (MAX_FEATURES + 1) / 2],
+            moment: [0; MAX_FEATURES],
+            weights: [0; MAX_FEATURES],
+            next: 0,
+            samples: 0,
+        };
+        for i in 0..features {
+            this.gram[i * (i + 1) / 2 + i] = ridge;
+        }
+        for (i, &weight) in prior.iter().enumerate() {
+            this.weights[i] = weight;
+            this.moment[i] = (ridge * i64::from(weight)) >> WEIGHT_BITS;
+        }
+        this
+    }
+
+    /// The prediction, with `WEIGHT_BITS` fractional bits.
+    #[inline]
+    fn predict(&self, features: &[i32; MAX_FEATURES]) -> i64 {
+        let products = self.weights.iter().zip(features).map(|(&w, &f)| i64::from(w) * i64::from(f));
+        products.take(self.features).sum()
+    }
+
+    #[inline]
+    fn update(&mut self, features: &[i32; MAX_FEATURES], target: i32) {
+        let features = &features[..self.features];
+        let mut rows = &mut self.gram[..];
+        for (i, &feature) in features.iter().enumerate() {
+            let (row, rest) = rows.split_at_mut(i + 1);
+            for (sum, &other) in row.iter_mut().zip(features) {
+                *sum += i64::from(feature) * i64::from(other);
+            }
+            self.moment[i] += i64::from(feature) * i64::from(target);
+            rows = rest;
+        }
+        for _ in 0..COORDINATES {
+            self.improve(self.next);
+            self.next = if self.next + 1 == self.features { 0 } else { self.next + 1 };
+        }
+        self.samples += 1;
+        if self.samples == HALVING {
+            self.samples = HALVING / 2;
+            self.gram.iter_mut().for_each(|sum| *sum /= 2);
+            self.moment.iter_mut().for_each(|sum| *sum /= 2);
+        }
+    }
+
+    /// Moves one weight to where the error is least.
+    #[inline]
+    fn improve(&mut self, i: usize) {
+        let start = i * (i + 1) / 2;
+        let mut gradient = self.moment[i] << WEIGHT_BITS;
+        for (sum, &weight) in self.gram[start..=start + i].iter().zip(&self.weights) {
+            gradient -= sum * i64::from(weight);
+        }
+        let mut index = start + i;
+        for j in i + 1..self.features {
+            index += j;
+            gradient -= self.gram[index] * i64::from(self.weights[j]);
+        }
+        let step = gradient / self.gram[start + i].max(1);
+        self.weights[i] = (i64::from(self.weights[i]) + step).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) as i32;
+    }
+}
+
+/// A running average whose rate falls from 1/(n + 1.6) to a floor.
+#[derive(Clone, Copy, Default)]
+struct Average {
+    value: i32,
+    count: u32,
+}
+
+/// 1/(n + 1.6) in 1/65536, for n below 1024.
+static RATE: LazyLock<[i32; 1024]> =
+    LazyLock::new(|| std::array::from_fn(|n| 655_360 / (10 * n as i32 + 16)));
+
+impl Average {
+    #[inline]
+    fn update(&mut self, target: i32, limit: u32) {
+        let rate = RATE[self.count.min(1023) as usize];
+        self.value += ((i64::from(target - self.value) * i64::from(rate)) >> 16) as i32;
+        if self.count < limit {
+            self.count += 1;
+        }
+    }
+}
+
+/// A quarter-octave scale for non-negative values: 0, 1, ... for 0, 2, 4, 6, 8, 12, ...
+#[inline]
+fn quarter_octave(value: i32) -> usize {
+    let value = (value + 8) as u32;
+    let exponent = value.ilog2();
+    ((exponent - 3) * 4 + ((value >> (exponent - 2)) & 3)) as usize
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Neighbourhoods.
+
+/// Extra columns on each side of a plane, and extra rows above.
+const MARGIN: usize = 2;
+
+/// The symbols, or the prediction errors, of one channel, with a margin: zeros above, and everywhere else the
+/// nearest value that is known when it is needed.
+#[derive(Clone)]
+struct Plane {
+    values: Vec<i32>,
+    stride: usize,
+}
+
+impl Plane {
+    fn new(height: usize, width: usize) -> Self {
+        let stride = width + 2 * MARGIN;
+        Self { values: vec![0; (height + MARGIN + 1) * stride], stride }
+    }
+
+    /// Where the first value of a row is.
+    fn row(&self, y: usize) -> usize {
+        (y + MARGIN) * self.stride + MARGIN
+    }
+
+    /// Before a row is coded, its left margin repeats the first value of the row above.
+    fn begin_row(&mut self, y: usize) {
+        let start = self.row(y);
+        let above = self.values[start - self.stride];
+        self.values[start - MARGIN..start].fill(if y == 0 { 0 } else { above });
+    }
+
+    /// After it, both margins repeat its own ends.
+    fn end_row(&mut self, y: usize) {
+        let (start, width) = (self.row(y), self.stride - 2 * MARGIN);
+        let (first, last) = (self.values[start], self.values[start + width - 1]);
+        self.values[start - MARGIN..start].fill(first);
+        self.values[start + width..start + width + MARGIN].fill(last);
+    }
+
+    /// After the last row, the row below repeats it.
+    fn end(&mut self, height: usize) {
+        let start = (height - 1 + MARGIN) * self.stride;
+        self.values.copy_within(start..start + self.stride, start + self.stride);
+    }
+
+    /// W, N, NW, NE, WW, NN: in the order of their weight in the prior.
+    #[inline]
+    fn causal(&self, i: usize) -> [i32; 6] {
+        let (v, s) = (&self.values, self.stride);
+        [v[i - 1], v[i - s], v[i - s - 1], v[i - s + 1], v[i - 2], v[i - 2 * s]]
+    }
+
+    /// NNE, NEE, NNW, NWW.
+    #[inline]
+    fn outer(&self, i: usize) -> [i32; 4] {
+        let (v, s) = (&self.values, self.stride);
+        [v[i - 2 * s + 1], v[i - s + 2], v[i - 2 * s - 1], v[i - s - 2]]
+    }
+
+    /// The place itself, W, E, N, S, NW, NE, SW, SE.
+    #[inline]
+    fn around(&self, i: usize) -> [i32; 9] {
+        let (v, s) = (&self.values, self.stride);
+        let (n, c, d) = (&v[i - s - 1..i - s + 2], &v[i - 1..i + 2], &v[i + s - 1..i + s + 2]);
+        [c[1], c[0], c[2], n[1], d[1], n[0], n[2], d[0], d[2]]
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Decisions.
+
+/// Logistic distributions: two around the prediction, one around the channel's mean.
+const EXPERTS: usize = 3;
+const COUNTERS: usize = 2;
+/// Experts, counters and a constant.
+const INPUTS: usize = EXPERTS + COUNTERS + 1;
+const BIAS: i32 = 256;
+/// Places in the sequence of decisions: 0 is the side, 1 to 9 the steps upwards, 11 to 19 the steps downwards.
+const NODES: usize = 20;
+const LAST_STEP: usize = 9;
+const SCALE_CLASSES: usize = 16;
+/// Mixer weights have 16 fractional bits; experts start with 0.27 each, counters with 0.15.
+const EXPERT_WEIGHT: i32 = 17476;
+const COUNTER_WEIGHT: i32 = 9830;
+const MIXER_WEIGHT_LIMIT: i32 = 1 << 22;
+const MIXER_RATE_BITS: u32 = 17;
+const COUNTER_LIMIT: u32 = 255;
+
+/// What is the same for all decisions of one symbol.
+struct Surroundings {
+    scale_class: usize,
+    /// W and N against the prediction, and the scale coarsely.
+    difference_context: usize,
+    /// The symbol of the channel before.
+    earlier_context: usize,
+}
+
+/// The adaptive half of a decision's probability; kept over all channels.
+struct Mixers {
+    by_node: Vec<[i32; INPUTS]>,
+    by_scale: Vec<[i32; INPUTS]>,
+    by_difference: Vec<Average>,
+    by_value: Vec<Average>,
+}
+
+impl Mixers {
+    fn new() -> Self {
+        let mut weights = [EXPERT_WEIGHT; INPUTS];
+        weights[EXPERTS..].fill(COUNTER_WEIGHT);
+        weights[INPUTS - 1] = 0;
+        Self {
+            by_node: vec![weights; NODES],
+            by_scale: vec![weights; NODES * SCALE_CLASSES],
+            by_difference: vec![Average::default(); NODES * 100],
+            by_value: vec![Average::default(); NODES * 8 * 32],
+        }
+    }
+
+    /// Codes one decision: whether the symbol is beyond `threshold`, given the experts' logits. `expected` is the
+    /// first expert's probability, which a counter starts with.
+    #[inline]
+    fn decide<C: BinaryCoder>(
+        &mut self,
+        coder: &mut C,
+        surroundings: &Surroundings,
+        node: usize,
+        threshold: i32,
+        logits: [i32; EXPERTS],
+        expected: i32,
+        bit: bool,
+    ) -> bool {
+        let table = &**LOGISTIC;
+        let value = (threshold.clamp(-15, 15) + 15) as usize;
+        let by_difference = &mut self.by_difference[node * 100 + surroundings.difference_context];
+        let by_value = &mut self.by_value[(node * 8 + surroundings.earlier_context) * 32 + value];
+        let mut inputs = [BIAS; INPUTS];
+        inputs[..EXPERTS].copy_from_slice(&logits);
+        for (input, counter) in inputs[EXPERTS..].iter_mut().zip([&mut *by_difference, &mut *by_value]) {
+            if counter.count == 0 {
+                *counter = Average { value: expected, count: 1 };
+            }
+            *input = table.stretch(counter.value);
+        }
+
+        let by_node = &mut self.by_node[node];
+        let by_scale = &mut self.by_scale[surroundings.scale_class * NODES + node];
+        let dot = |weights: &[i32; INPUTS]| {
+            let sum: i64 = weights.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+            (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32
+        };
+        let (first, second) = (dot(by_node), dot(by_scale));
+        let probability = table.squash((first + second) >> 1);
+        let bit = coder.code_bit(probability as u32, bit);
+
+        let target = if bit { 65535 } else { 0 };
+        for (weights, logit) in [(by_node, first), (by_scale, second)] {
+            let error = i64::from(target - table.squash(logit));
+            for (weight, &input) in weights.iter_mut().zip(&inputs) {
+                let step = (error * i64::from(input) + (1 << (MIXER_RATE_BITS - 1))) >> MIXER_RATE_BITS;
+                *weight = (*weight + step as i32).clamp(-MIXER_WEIGHT_LIMIT, MIXER_WEIGHT_LIMIT);
+            }
+        }
+        for counter in [by_difference, by_value] {
+            counter.update(target, COUNTER_LIMIT);
+            counter.value = counter.value.clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN);
+        }
+        bit
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The model.
+
+/// Energy of the priors of the two regressions.
+const SYMBOL_RIDGE: i64 = 128;
+const ERROR_RIDGE: i64 = 4000;
+/// Prior weights, 14 fractional bits: 0.37 W + 0.37 N for symbols; for errors also 0.09 of the four others.
+const SYMBOL_PRIOR: [i32; 2] = [6000; 2];
+const ERROR_PRIOR: [i32; 6] = [3000, 3000, 1500, 1500, 1500, 1500];
+/// The constant feature of both regressions.
+const CONSTANT_FEATURE: i32 = 4;
+const ERROR_CLASSES: usize = 144;
+const ERROR_AVERAGE_LIMIT: u32 = 320;
+const MEAN_LIMIT: u32 = 255;
+/// Steps away from the prediction that are of equal width; after them the width doubles.
+const EQUAL_STEPS: usize = 8;
+/// No symbol is further from a prediction, as both are within +-2^20.
+const MAX_DISTANCE: i32 = 2 * SYMBOL_LIMIT;
+
+struct Model {
+    shape: LatentShape,
+    /// Channels coded, up to `EARLIER_CHANNELS`.
+    earlier: usize,
+    /// The current channel, then the earlier ones, nearest first.
+    symbols: [Plane; EARLIER_CHANNELS + 1],
+    /// Absolute prediction errors in 1/16, in the same order.
+    errors: [Plane; EARLIER_CHANNELS + 1],
+    /// Probability that a channel is constant.
+    constant: Average,
+    mixers: Mixers,
+}
+
+impl Model {
+    fn new(shape: LatentShape) -> Self {
+        let plane = Plane::new(shape.height, shape.width);
+        Self {
+            shape,
+            earlier: 0,
+            symbols: std::array::from_fn(|_| plane.clone()),
+            errors: std::array::from_fn(|_| plane.clone()),
+            constant: Average { value: 8192, count: 16 },
+            mixers: Mixers::new(),
+        }
+    }
+
+    fn code_channel<C: BinaryCoder>(
+        &mut self,
+        coder: &mut C,
+        channel: &mut [i32],
+    ) -> Result<(), EntropyError> {
+        let constant = channel.iter().all(|symbol| *symbol == channel[0]);
+        let constant = coder.code_bit(self.constant.value as u32, constant);
+        self.constant.update(if constant { 65535 } else { 0 }, 16);
+        self.constant.value = self.constant.value.clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN);
+        if constant {
+            let value = code_constant(coder, channel[0]);
+            channel.fill(value);
+            self.symbols[0].values[MARGIN * (self.shape.width + 2 * MARGIN)..].fill(value);
+            self.errors[0].values.fill(0);
+            coder.check()?;
+        } else {
+            self.code_varying(coder, channel)?;
+        }
+        self.symbols.rotate_right(1);
+        self.errors.rotate_right(1);
+        self.earlier = EARLIER_CHANNELS.min(self.earlier + 1);
+        Ok(())
+    }
+
+    fn code_varying<C: BinaryCoder>(
+        &mut self,
+        coder: &mut C,
+        channel: &mut [i32],
+    ) -> Result<(), EntropyError> {
+        let LatentShape { height, width, .. } = self.shape;
+        let symbol_features = OWN_NEIGHBOURS + EARLIER_NEIGHBOURS * self.earlier + 1;
+        let error_features = 6 + 2 * self.earlier + 1;
+        let mut prediction = LeastSquares::new(symbol_features, SYMBOL_RIDGE, &SYMBOL_PRIOR);
+        let mut error_size = LeastSquares::new(error_features, ERROR_RIDGE, &ERROR_PRIOR);
+        let mut averages = vec![[Average::default(); ERROR_CLASSES]; EXPERTS];
+        let mut mean = Average::default();
+        let mut features = [0; MAX_FEATURES];
+        let mut error_neighbours = [0; MAX_FEATURES];
+
+        for (y, row) in channel.chunks_exact_mut(width).enumerate() {
+            self.symbols[0].begin_row(y);
+            self.errors[0].begin_row(y);
+            let start = self.symbols[0].row(y);
+            for (x, symbol) in row.iter_mut().enumerate() {
+                let i = start + x;
+                // 1. The prediction and the expected size of its error.
+                let own = self.symbols[0].causal(i);
+                let own_errors = self.errors[0].causal(i);
+                features[..6].copy_from_slice(&own);
+                features[6..OWN_NEIGHBOURS].copy_from_slice(&self.symbols[0].outer(i));
+                error_neighbours[..6].copy_from_slice(&own_errors);
+                let mut earlier_errors = 0;
+                for k in 0..self.earlier {
+                    let at = OWN_NEIGHBOURS + EARLIER_NEIGHBOURS * k;
+                    features[at..at + EARLIER_NEIGHBOURS].copy_from_slice(&self.symbols[k + 1].around(i));
+                    let [here, w, e, n, s, ..] = self.errors[k + 1].around(i);
+                    let beside = (w + e + n + s) / 4;
+                    error_neighbours[6 + 2 * k..8 + 2 * k].copy_from_slice(&[here, beside]);
+                    earlier_errors += 2 * here + 2 * beside;
+                }
+                if self.earlier > 0 {
+                    earlier_errors /= 4 * self.earlier as i32;
+                }
+                for feature in &mut features[..symbol_features] {
+                    *feature = (*feature).clamp(-FEATURE_LIMIT, FEATURE_LIMIT);
+                }
+                features[symbol_features - 1] = CONSTANT_FEATURE;
+                error_neighbours[error_features - 1] = CONSTANT_FEATURE;
+                let limit = i64::from(SYMBOL_LIMIT) << 8;
+                let predicted = ((prediction.predict(&features) + 32) >> 6).clamp(-limit, limit) as i32;
+                // In 1/16; early in a channel, before anything is known, errors are larger than they look.
+                let size = (error_size.predict(&error_neighbours) >> WEIGHT_BITS)
+                    .clamp(1, i64::from(FEATURE_LIMIT)) as i32;
+                let [w, n, nw, ne, ww, nn] = own_errors;
+                let activity = (3 * w + 3 * n + 2 * nw + 2 * ne + ww + nn) / 12;
+
+                // 2. The experts.
+                let size_class = quarter_octave(size);
+                let joint_class = (quarter_octave(activity) / 3).min(11) * 12
+                    + (quarter_octave(earlier_errors) / 3).min(11);
+                let classes = [size_class, joint_class, 0];
+                let centres = [predicted, predicted, mean.value >> 8];
+                let mut slopes = [0; EXPERTS];
+                for k in 0..EXPERTS {
+                    let average = &mut averages[k][classes[k]];
+                    if average.count == 0 {
+                        *average =
+                            Average { value: (if k == 0 { size } else { activity.max(1) }) << 12, count: 4 };
+                    }
+                    slopes[k] = SLOPE / i64::from((average.value >> 4).max(ERROR_FLOOR));
+                }
+                // The distance from a centre to a threshold, in units of the expert's distribution.
+                let unit = |k: usize, direction: i32, threshold: i32| {
+                    let distance = i64::from(direction) * i64::from(threshold - centres[k]);
+                    ((distance * slopes[k]) >> 18).clamp(-UNIT_LIMIT, UNIT_LIMIT) as i32
+                };
+
+                // 3. The decisions.
+                let base = predicted >> 8;
+                let scale_class = (size_class / 2).min(SCALE_CLASSES - 1);
+                let difference = |value: i32| ((value - base).clamp(-2, 2) + 2) as usize;
+                let surroundings = Surroundings {
+                    scale_class,
+                    difference_context: (difference(own[0]) * 5 + difference(own[1])) * 4 + scale_class / 4,
+                    earlier_context: if self.earlier > 0 {
+                        (self.symbols[1].values[i].clamp(-3, 3) + 3) as usize
+                    } else {
+                        7
+                    },
+                };
+                let value = code_symbol(coder, &mut self.mixers, &surroundings, base, size, unit, *symbol);
+                *symbol = value;
+
+                // 4. What is learned.
+                let error = ((value << 8) - predicted).abs();
+                self.symbols[0].values[i] = value;
+                self.errors[0].values[i] = (error >> 4).min(FEATURE_LIMIT);
+                prediction.update(&features, value.clamp(-FEATURE_LIMIT, FEATURE_LIMIT));
+                error_size.update(&error_neighbours, (error >> 4).min(FEATURE_LIMIT));
+                for k in 0..EXPERTS {
+                    let error = ((value << 8) - centres[k]).abs().min(1 << 22);
+                    averages[k][classes[k]].update(error << 8, ERROR_AVERAGE_LIMIT);
+                }
+                mean.update(value.clamp(-FEATURE_LIMIT, FEATURE_LIMIT) << 16, MEAN_LIMIT);
+            }
+            self.symbols[0].end_row(y);
+            self.errors[0].end_row(y);
+            coder.check()?;
+        }
+        self.symbols[0].end(height);
+        self.errors[0].end(height);
+        Ok(())
+    }
+}
+
+/// 2 ln 2 * 2^32: a logistic distribution with the mean absolute error 1 has the scale 1 / (2 ln 2).
+const SLOPE: i64 = 5_954_088_944;
+/// Smallest mean absolute error of an expert, in 1/4096.
+const ERROR_FLOOR: i32 = 24;
+const UNIT_LIMIT: i64 = 40 << 10;
+
+/// Codes one symbol around `base`, the prediction rounded down.
+#[inline]
+fn code_symbol<C: BinaryCoder>(
+    coder: &mut C,
+    mixers: &mut Mixers,
+    surroundings: &Surroundings,
+    base: i32,
+    size: i32,
+    unit: impl Fn(usize, i32, i32) -> i32,
+    symbol: i32,
+) -> i32 {
+    let table = &**LOGISTIC;
+    // Thresholds lie between symbols; the first one is nearest to the prediction.
+    let origin = (base << 8) + 128;
+    let logits: [i32; EXPERTS] =
+        std::array::from_fn(|k| -unit(k, 1, origin)).map(|logit: i32| logit.clamp(-LOGIT_LIMIT, LOGIT_LIMIT));
+    let expected = table.squash(logits[0]);
+    let above = mixers.decide(coder, surroundings, 0, base, logits, expected, symbol > base);
+    let (direction, first_node) = if above { (1, 0) } else { (-1, 10) };
+    let distance = if above { symbol.wrapping_sub(base + 1) } else { base.wrapping_sub(symbol) };
+
+    let mut width = 1;
+    while 48 * width < size {
+        width *= 2;
+    }
+    let mut low = 0;
+    let mut low_units: [i32; EXPERTS] = std::array::from_fn(|k| unit(k, direction, origin));
+    let mut step = 1;
+    while low + width <= MAX_DISTANCE {
+        let next = low + width;
+        let units: [i32; EXPERTS] =
+            std::array::from_fn(|k| unit(k, direction, origin + direction * (next << 8)));
+        let probabilities: [i32; EXPERTS] =
+            std::array::from_fn(|k| table.conditional(low_units[k], units[k]));
+        let logits = probabilities.map(|probability| table.stretch(probability));
+        let node = first_node + step.min(LAST_STEP);
+        let threshold = base + direction * next;
+        if !mixers.decide(coder, surroundings, node, threshold, logits, probabilities[0], distance >= next) {
+            break;
+        }
+        low = next;
+        low_units = units;
+        step += 1;
+        if step > EQUAL_STEPS {
+            width *= 2;
+        }
+    }
+    // Inside a wide step only the first expert is asked.
+    while width > 1 {
+        width /= 2;
+        let middle = low + width;
+        let survival = |at: i32| table.survival(unit(0, direction, origin + direction * (at << 8)));
+        let (a, b, c) = (survival(low), survival(middle), survival(middle + width));
+        let probability = (i64::from(b - c) << 16) / i64::from(a - c).max(1);
+        if coder.code_bit(probability.clamp(2048, 63488) as u32, distance >= middle) {
+            low = middle;
+        }
+    }
+    let value = if above { base + 1 + low } else { base - low };
+    if !(-SYMBOL_LIMIT..=SYMBOL_LIMIT).contains(&value) {
+        coder.reject();
+        return value.clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT);
+    }
+    value
+}
+
+/// The value of a constant channel: an Exp-Golomb code of its zigzag number (0, -1, 1, -2, 2, ...).
+fn code_constant<C: BinaryCoder>(coder: &mut C, value: i32) -> i32 {
+    let number = ((value << 1) ^ (value >> 31)) as u32 + 1;
+    let suffix_bits = number.ilog2();
+    let mut bits = 0;
+    while coder.code_bypass(u32::from(bits == suffix_bits), 1) == 0 {
+        bits += 1;
+        if bits > 22 {
+            coder.reject();
+            return 0;
+        }
+    }
+    let number = (1 << bits) - 1 + coder.code_bypass(number & ((1 << suffix_bits) - 1), bits);
+    let value = (number >> 1) as i32 ^ -((number & 1) as i32);
+    if !(-SYMBOL_LIMIT..=SYMBOL_LIMIT).contains(&value) {
+        coder.reject();
+        return 0;
+    }
+    value
+}
