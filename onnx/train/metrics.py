@@ -21,8 +21,14 @@ def _blur(x, g, stride=1):
 
 def ms_ssim(a, b, coarse=False):
     """(N, C, H, W) in [0, 1] -> (N). `coarse` samples the two finest scales at every second position: cheaper, for training."""
+    # Variances are differences of nearly equal numbers: in bf16 nothing would be left of them.
+    with torch.autocast(a.device.type, enabled=False):
+        return _ms_ssim(a.float(), b.float(), coarse)
+
+
+def _ms_ssim(a, b, coarse):
     g = _window(a.device)
-    n, c = a.shape[:2]
+    c = a.shape[1]
     result = 1.0
     for i, weight in enumerate(WEIGHTS):
         stride = 2 if coarse and i < 2 else 1

@@ -1,0 +1,387 @@
+//! File to picture.
+
+use std::io::{Cursor, Read};
+use std::time::{Duration, Instant};
+
+use sdl_onnx::role;
+
+use super::encode::hyper_mean;
+use super::model::{Model, Settings};
+use super::synthesis::{self, Latent, synthesise};
+use super::tiles::{Rect, latent_grid, tiles};
+use super::{alpha, metadata, parallel};
+use crate::container::{ChunkReader, chunk_type};
+use crate::entropy::{LatentShape, RangeDecoder};
+use crate::latent::scalar::{self, Quantiser};
+use crate::latent::trained::Grid;
+use crate::latent::{checksum_i16, checksum_i32};
+use crate::{Colour, Error, Header, Metadata, Method, Picture};
+
+/// Memory that a picture may take unless the caller says otherwise: enough for 250 megapixels.
+const DEFAULT_MAX_BYTES: u64 = 1 << 30;
+
+/// How to decode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DecodeOptions {
+    /// Threads; 0 is as many as there are processors.
+    pub threads: usize,
+    /// Bytes that the pixels and the latent of the picture may take. Weights and the working memory of one window a thread
+    /// (about 100 MB) come on top.
+    pub max_bytes: u64,
+    /// Engine, provider and device.
+    pub settings: Settings,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        DecodeOptions { threads: 0, max_bytes: DEFAULT_MAX_BYTES, settings: Settings::default() }
+    }
+}
+
+impl DecodeOptions {
+    /// A number of threads; 0 is as many as there are processors.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        DecodeOptions { threads, ..self }
+    }
+
+    /// A limit for the memory of the picture.
+    #[must_use]
+    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
+        DecodeOptions { max_bytes, ..self }
+    }
+
+    /// Engine, provider and device.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        DecodeOptions { settings, ..self }
+    }
+}
+
+/// Where the time of a decode went: wall-clock, tiles on several threads added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StageTimes {
+    /// The hyper-synthesis graph.
+    pub hyper_synthesis: Duration,
+    /// Range decoding and everything that chooses its tables.
+    pub entropy: Duration,
+    /// The synthesis graph, with the conversion of its input and output.
+    pub synthesis: Duration,
+    /// Everything, from the first chunk to the picture.
+    pub total: Duration,
+}
+
+/// What [`Decoder::verify`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Tiles whose latent was decoded and checked.
+    pub tiles: usize,
+    /// Profile, Exif and XMP.
+    pub metadata: Metadata,
+}
+
+/// Decodes bytes that are in memory.
+///
+/// # Errors
+///
+/// Every [`Error`] but `Target` and `Parameter`.
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
+    Decoder::new(Cursor::new(bytes))?.decode(options)
+}
+
+/// A picture that is read: the header at once, the rest when it is asked for.
+#[derive(Debug)]
+pub struct Decoder<R> {
+    chunks: ChunkReader<R>,
+    metadata: Metadata,
+    /// The first chunk that is no metadata, read but not used yet.
+    pending: Option<(u8, Vec<u8>)>,
+    metadata_done: bool,
+    model: Option<Model>,
+    times: StageTimes,
+}
+
+impl<R> std::fmt::Debug for ChunkReader<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkReader").finish_non_exhaustive()
+    }
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads the header and not a byte more; no model is loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Header::parse`], [`Error::Truncated`], [`Error::Io`].
+    pub fn new(input: R) -> Result<Self, Error> {
+        Ok(Decoder {
+            chunks: ChunkReader::new(input)?,
+            metadata: Metadata::default(),
+            pending: None,
+            metadata_done: false,
+            model: None,
+            times: StageTimes::default(),
+        })
+    }
+
+    /// Uses this model, if it is the one that the file names, instead of looking for it.
+    #[must_use]
+    pub fn with_model(mut self, model: Model) -> Self {
+        self.model = Some(model);
+        self
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        self.chunks.header()
+    }
+
+    /// Profile, Exif and XMP; reads up to where the picture itself begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn metadata(&mut self) -> Result<&Metadata, Error> {
+        while !self.metadata_done {
+            match self.chunks.next()? {
+                Some((kind @ (chunk_type::ICC | chunk_type::EXIF | chunk_type::XMP), payload)) => {
+                    metadata::read(kind, &payload, &mut self.metadata)?;
+                }
+                other => {
+                    self.pending = other;
+                    self.metadata_done = true;
+                }
+            }
+        }
+        Ok(&self.metadata)
+    }
+
+    /// Where the time of the last decode went.
+    #[must_use]
+    pub fn stage_times(&self) -> StageTimes {
+        self.times
+    }
+
+    /// Decodes the picture. Can be called once; the input has been read after it.
+    ///
+    /// # Errors
+    ///
+    /// Every [`Error`] but `Target` and `Parameter`.
+    pub fn decode(&mut self, options: &DecodeOptions) -> Result<Picture, Error> {
+        let start = Instant::now();
+        let model = self.model_for_file(options)?;
+        let parts = self.read_parts(&model, options)?;
+        let (grid, latent) = self.decode_latent(&model, &parts, options)?;
+        let header = self.header().clone();
+        let (width, height) = (u32::from(header.width), u32::from(header.height));
+        let colour = if header.grey { Colour::Grey } else { Colour::Rgb };
+
+        let began = Instant::now();
+        let threads = parallel::thread_count(options.threads);
+        let (at_once, graph_threads) = model.share(threads);
+        let graph = model.graph(role::SYNTHESIS, graph_threads)?;
+        let windows = synthesis::windows(&model, grid, at_once);
+        let size = (width, height);
+        let stride = model.stride();
+        let row = width as usize * colour.channels();
+        let mut pixels = vec![0u8; row * height as usize];
+        // A row of windows at a time: what waits to be copied stays small beside the picture.
+        let mut rest = windows.as_slice();
+        while let Some(first) = rest.first() {
+            let count = rest.iter().take_while(|w| w.y == first.y).count().max(at_once).min(rest.len());
+            let (now, later) = rest.split_at(count);
+            let parts = parallel::map(now, at_once, |_, &window| {
+                synthesise(&model, graph.as_ref(), &latent, grid, window, size, colour)
+            })?;
+            for (window, part) in now.iter().zip(parts) {
+                let rows = (window.height * stride).min(height as usize - window.y * stride);
+                let bytes = part.len() / rows;
+                for (y, line) in part.chunks_exact(bytes).enumerate() {
+                    let at = (window.y * stride + y) * row + window.x * stride * colour.channels();
+                    pixels[at..at + bytes].copy_from_slice(line);
+                }
+            }
+            rest = later;
+        }
+        self.times.synthesis = began.elapsed();
+
+        let mut picture = Picture::new(width, height, colour, pixels)?;
+        if let Some(payload) = parts.alpha {
+            picture = picture.with_alpha(alpha::decode(&payload, width as usize, height as usize)?)?;
+        }
+        picture.metadata = self.metadata.clone();
+        self.times.total = start.elapsed();
+        Ok(picture)
+    }
+
+    /// Decodes everything but the pixels: every chunk, every symbol, the latent and its checksum.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode).
+    pub fn verify(&mut self, options: &DecodeOptions) -> Result<Verified, Error> {
+        let model = self.model_for_file(options)?;
+        let parts = self.read_parts(&model, options)?;
+        self.decode_latent(&model, &parts, options)?;
+        if let Some(payload) = &parts.alpha {
+            alpha::decode(payload, usize::from(self.header().width), usize::from(self.header().height))?;
+        }
+        Ok(Verified { tiles: parts.latents.len(), metadata: self.metadata.clone() })
+    }
+
+    fn model_for_file(&mut self, options: &DecodeOptions) -> Result<Model, Error> {
+        let header = self.chunks.header();
+        let model = match self.model.take() {
+            Some(model) if model.reference() == header.bundle => model,
+            _ => Model::for_file(header.bundle, options.settings.clone())?,
+        };
+        if header.method == Method::Trained && model.tables().is_none() {
+            return Err(Error::corrupt("the file uses trained tables, and its bundle has none"));
+        }
+        Ok(model)
+    }
+
+    /// Everything after the metadata, read and checked, not decoded.
+    fn read_parts(&mut self, model: &Model, options: &DecodeOptions) -> Result<Parts, Error> {
+        let header = self.header().clone();
+        let grid = latent_grid(header.width.into(), header.height.into(), model.stride());
+        let samples = if header.grey { 1 } else { 3 };
+        let value = if header.method == Method::Trained { 2 } else { 4 };
+        let pixels = u64::from(header.width) * u64::from(header.height);
+        // Twice the latent: tiles as they are decoded, and the whole.
+        let needed = pixels * samples + 2 * value * (grid.area() * model.channels()) as u64;
+        if needed > options.max_bytes {
+            return Err(Error::Limits {
+                what: "the picture",
+                needed: format!("{needed} bytes"),
+                limit: format!("{} bytes", options.max_bytes),
+            });
+        }
+        self.metadata()?;
+        let expected = tiles(grid).len();
+        let mut parts = Parts { quantiser: None, alpha: None, latents: Vec::new() };
+        let mut chunk = self.pending.take();
+        while let Some((kind, payload)) = chunk {
+            match kind {
+                chunk_type::LATENT if parts.latents.len() < expected => parts.latents.push(payload),
+                chunk_type::QUANTISER if parts.quantiser.is_none() && parts.latents.is_empty() => {
+                    parts.quantiser = Some(Quantiser::parse(&payload, model.channels())?);
+                }
+                chunk_type::ALPHA if parts.alpha.is_none() && parts.latents.is_empty() => parts.alpha = Some(payload),
+                _ => {
+                    return Err(Error::corrupt(format!(
+                        "a chunk of type `{}` stands where none may",
+                        char::from(kind).escape_default()
+                    )));
+                }
+            }
+            chunk = self.chunks.next()?;
+        }
+        if parts.latents.len() != expected {
+            return Err(Error::corrupt(format!("{} of {expected} tiles are there", parts.latents.len())));
+        }
+        if (header.method == Method::Scalar) != parts.quantiser.is_some() {
+            return Err(Error::corrupt("the quantiser is missing, or there is one where none belongs"));
+        }
+        if parts.alpha.is_some() && needed + 4 * pixels > options.max_bytes.saturating_mul(2) {
+            return Err(Error::Limits {
+                what: "the alpha plane",
+                needed: format!("{} bytes", 4 * pixels),
+                limit: format!("{} bytes", options.max_bytes),
+            });
+        }
+        Ok(parts)
+    }
+
+    fn decode_latent(&mut self, model: &Model, parts: &Parts, options: &DecodeOptions) -> Result<(Grid, Latent), Error> {
+        let header = self.header().clone();
+        let grid = latent_grid(header.width.into(), header.height.into(), model.stride());
+        let rects = tiles(grid);
+        let (at_once, graph_threads) = model.share(parallel::thread_count(options.threads));
+        let mut times = StageTimes::default();
+        let latent = match (&parts.quantiser, model.tables()) {
+            (Some(quantiser), _) => {
+                let decoded = parallel::map(&rects, at_once, |tile, rect| {
+                    let began = Instant::now();
+                    let (stored, data) = split_checksum(&parts.latents[tile], tile)?;
+                    let shape = LatentShape { channels: model.channels(), height: rect.height, width: rect.width };
+                    let symbols = scalar::decode(data, shape)?;
+                    if checksum_i32(&symbols) != stored {
+                        return Err(Error::Checksum(format!("the symbols of tile {tile}")));
+                    }
+                    Ok((quantiser.dequantise(&symbols), began.elapsed()))
+                })?;
+                times.entropy = decoded.iter().map(|(_, time)| *time).sum();
+                // The bundle's latent is (raw - shift) * scale; its graph takes the raw one.
+                let settings = &model.bundle().manifest().latent;
+                let mut whole = place(grid, model.channels(), &rects, decoded.into_iter().map(|(values, _)| values));
+                for (c, plane) in whole.chunks_exact_mut(grid.area()).enumerate() {
+                    let (scale, shift) = (settings.scale.at(c), settings.shift.at(c));
+                    plane.iter_mut().for_each(|v| *v = *v / scale + shift);
+                }
+                Latent::Float(whole)
+            }
+            (None, Some(tables)) => {
+                let graph = model.graph(role::HYPER_SYNTHESIS, graph_threads)?;
+                let decoded = parallel::map(&rects, at_once, |tile, rect| {
+                    let began = Instant::now();
+                    let (stored, data) = split_checksum(&parts.latents[tile], tile)?;
+                    let mut decoder = RangeDecoder::new(data);
+                    let z = tables.decode_hyper(header.quality, rect.grid(), &mut decoder)?;
+                    let before = Instant::now();
+                    let mean = hyper_mean(graph.as_ref(), &z, tables, rect.grid())?;
+                    let in_graph = before.elapsed();
+                    let latent = tables.walk(header.quality, &z, &mean, rect.grid(), |table, _, _| {
+                        Ok(decoder.decode_symbol(table))
+                    })?;
+                    decoder.finish()?;
+                    if checksum_i16(&latent) != stored {
+                        return Err(Error::Diverged { tile, engine: model.engine_name() });
+                    }
+                    Ok((latent, in_graph, began.elapsed() - in_graph))
+                })?;
+                times.hyper_synthesis = decoded.iter().map(|(_, time, _)| *time).sum();
+                times.entropy = decoded.iter().map(|(_, _, time)| *time).sum();
+                let parts = decoded.into_iter().map(|(values, ..)| values);
+                Latent::Exact(place(grid, model.channels(), &rects, parts))
+            }
+            (None, None) => return Err(Error::corrupt("neither tables nor a quantiser")),
+        };
+        self.times = times;
+        Ok((grid, latent))
+    }
+}
+
+/// The chunks that make the picture.
+struct Parts {
+    quantiser: Option<Quantiser>,
+    alpha: Option<Vec<u8>>,
+    latents: Vec<Vec<u8>>,
+}
+
+fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
+    let (stored, data) = payload
+        .split_first_chunk::<4>()
+        .ok_or_else(|| Error::corrupt(format!("the chunk of tile {tile} has no checksum")))?;
+    Ok((u32::from_le_bytes(*stored), data))
+}
+
+/// Tiles (C, H, W) each to one latent of the whole picture.
+fn place<T: Copy + Default>(grid: Grid, channels: usize, rects: &[Rect], parts: impl Iterator<Item = Vec<T>>) -> Vec<T> {
+    if rects.len() == 1 {
+        return parts.flatten().collect();
+    }
+    let mut whole = vec![T::default(); channels * grid.area()];
+    for (rect, part) in rects.iter().zip(parts) {
+        for (line, values) in part.chunks_exact(rect.width).enumerate() {
+            let (c, y) = (line / rect.height, line % rect.height);
+            let to = (c * grid.height + rect.y + y) * grid.width + rect.x;
+            whole[to..to + rect.width].copy_from_slice(values);
+        }
+    }
+    whole
+}
+

@@ -1,0 +1,204 @@
+//! A model ready to code with: a bundle, its tables, and how to run its graphs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use once_cell::sync::OnceCell;
+use sdl_onnx::{Backend, Bundle, Graph, RunOptions, Store, role};
+
+use crate::latent::trained::{Grid, Tables};
+use crate::{BundleRef, Error, Method};
+
+/// How to run the graphs of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// Which engine; the default is ONNX Runtime where one is found, else the one in Rust.
+    pub backend: Backend,
+    /// Execution provider of ONNX Runtime, by name; none is the processor.
+    pub provider: Option<String>,
+    /// Device of the provider.
+    pub device: u32,
+}
+
+/// A model ready to encode and decode. Cheap to clone; weights are shared by the whole process.
+#[derive(Debug, Clone)]
+pub struct Model {
+    bundle: Bundle,
+    tables: Option<Arc<Tables>>,
+    settings: Settings,
+}
+
+/// Graphs of more bytes run one tile at a time on all threads; smaller ones run a tile on each thread.
+const LARGE_GRAPH_BYTES: u64 = 16 << 20;
+
+impl Model {
+    /// The built-in model: no file, no download.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] only if this build is broken.
+    pub fn built_in() -> Result<Self, Error> {
+        Self::with_settings(sdl_onnx::builtin()?, Settings::default())
+    }
+
+    /// A model from a bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] or [`Error::Corrupt`] where its tables cannot be read.
+    pub fn with_settings(bundle: Bundle, settings: Settings) -> Result<Self, Error> {
+        let tables = shared_tables(&bundle)?;
+        if let Some(tables) = &tables {
+            let channels = bundle.manifest().latent.channels;
+            if tables.channels != channels {
+                return Err(Error::corrupt(format!(
+                    "the tables of bundle {} are for {} channels, its latent has {channels}",
+                    bundle.manifest().name,
+                    tables.channels
+                )));
+            }
+        }
+        Ok(Model { bundle, tables, settings })
+    }
+
+    /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] where it is missing or damaged.
+    pub fn find(wanted: &str, settings: Settings) -> Result<Self, Error> {
+        let is_path = wanted.ends_with(".sdlm") || wanted.contains(std::path::is_separator);
+        let bundle = match wanted {
+            "" | "builtin" => sdl_onnx::builtin()?,
+            path if is_path => Bundle::open(path)?,
+            name => Store::from_environment().find(name)?,
+        };
+        Self::with_settings(bundle, settings)
+    }
+
+    /// The model that a file names. Nothing is downloaded, no path is taken from the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingBundle`] with what to do.
+    pub fn for_file(reference: BundleRef, settings: Settings) -> Result<Self, Error> {
+        let bundle = match reference {
+            BundleRef::BuiltIn(generation) => {
+                let bundle = sdl_onnx::builtin()?;
+                let ours = bundle.manifest().builtin;
+                if ours != Some(generation) {
+                    let older = ours.is_some_and(|ours| ours > generation);
+                    return Err(Error::MissingBundle(format!(
+                        "the file needs the built-in model of generation {generation}, and this program has generation {}; \
+                         use {} version of SDL",
+                        ours.map_or_else(|| "none".to_owned(), |g| g.to_string()),
+                        if older { "an earlier" } else { "a newer" }
+                    )));
+                }
+                bundle
+            }
+            BundleRef::Named(id) => Store::from_environment().find_short(id)?,
+        };
+        Self::with_settings(bundle, settings)
+    }
+
+    /// The bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// How its graphs are run.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How files name it.
+    #[must_use]
+    pub fn reference(&self) -> BundleRef {
+        match self.bundle.manifest().builtin {
+            Some(generation) => BundleRef::BuiltIn(generation),
+            None => BundleRef::Named(self.bundle.id().short()),
+        }
+    }
+
+    /// The latent method it codes with.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        if self.tables.is_some() { Method::Trained } else { Method::Scalar }
+    }
+
+    /// Loads every graph that decoding needs, so that the first picture is as fast as the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] where the engine or a graph fails.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        self.graph(role::SYNTHESIS, 1)?;
+        if self.tables.is_some() {
+            self.graph(role::HYPER_SYNTHESIS, 1)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tables(&self) -> Option<&Tables> {
+        self.tables.as_deref()
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.bundle.manifest().latent.stride
+    }
+
+    pub(crate) fn channels(&self) -> usize {
+        self.bundle.manifest().latent.channels
+    }
+
+    /// The latent positions that the picture is filled up to a multiple of: hyper-latent positions are never cut.
+    pub(crate) fn padded(&self, grid: Grid) -> Grid {
+        if self.tables.is_some() { grid.padded() } else { grid }
+    }
+
+    /// How many tiles to work on at a time when `threads` are there, and how many threads each run gets.
+    pub(crate) fn share(&self, threads: usize) -> (usize, usize) {
+        let large = self.bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES);
+        let accelerated = self.settings.provider.as_deref().is_some_and(|p| p != "cpu");
+        if large || accelerated { (1, threads) } else { (threads, 1) }
+    }
+
+    pub(crate) fn graph(&self, role: &str, threads: usize) -> Result<Arc<dyn Graph>, Error> {
+        let options = RunOptions {
+            backend: self.settings.backend,
+            provider: self.settings.provider.clone(),
+            device: self.settings.device,
+            threads,
+        };
+        Ok(self.bundle.graph(role, &options)?)
+    }
+
+    /// The engine that runs its graphs, for people.
+    pub(crate) fn engine_name(&self) -> String {
+        let options = RunOptions {
+            backend: self.settings.backend,
+            provider: self.settings.provider.clone(),
+            ..RunOptions::default()
+        };
+        sdl_onnx::engine_for(&options).map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
+    }
+}
+
+type Cell = Arc<OnceCell<Option<Arc<Tables>>>>;
+
+/// The tables of a bundle, parsed once a process.
+fn shared_tables(bundle: &Bundle) -> Result<Option<Arc<Tables>>, Error> {
+    static PARSED: Mutex<Option<HashMap<[u8; 32], Cell>>> = Mutex::new(None);
+    let cell = {
+        let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(parsed.get_or_insert_default().entry(*bundle.id().as_bytes()).or_default())
+    };
+    cell.get_or_try_init(|| match bundle.tables()? {
+        Some(bytes) => Ok(Some(Arc::new(Tables::parse(&bytes)?))),
+        None => Ok(None),
+    })
+    .cloned()
+}

@@ -1,0 +1,64 @@
+//! How to hit a size: search the quality, then the rounding between two qualities.
+
+use super::encode::{Encoded, Encoder, Point, STRENGTH};
+use crate::Error;
+
+/// Good enough: so much of the size asked for is used.
+const CLOSE: f64 = 0.985;
+/// Tries between two qualities.
+const REFINEMENTS: usize = 7;
+/// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
+const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
+
+/// The best file of at most `size` bytes.
+pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<Encoded, Error> {
+    let file = |quality: u8, strength: f32| encoder.file(Point { quality, strength });
+    let fits = |bytes: &[u8]| bytes.len() as u64 <= size;
+    let close = |bytes: &[u8]| bytes.len() as f64 >= CLOSE * size as f64;
+
+    let (mut low, mut high) = (0u8, 100u8);
+    let bytes = file(high, strength)?;
+    if fits(&bytes) {
+        return Ok(Encoded { bytes, quality: high });
+    }
+    let mut best = file(low, strength)?;
+    if !fits(&best) {
+        // The last resort: the lowest quality with stronger rounding.
+        let bytes = file(low, MAX_STRENGTH)?;
+        if fits(&bytes) {
+            return Ok(Encoded { bytes, quality: low });
+        }
+        return Err(Error::Target { smallest: bytes.len().min(best.len()) as u64, asked: size });
+    }
+    // Invariant: `low` fits, `high` does not.
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let bytes = file(middle, strength)?;
+        if fits(&bytes) {
+            (low, best) = (middle, bytes);
+        } else {
+            high = middle;
+        }
+    }
+    let mut quality = low;
+    if !close(&best) {
+        // A little more than `low`: the next quality, rounded harder.
+        let (mut weak, mut strong) = (strength, MAX_STRENGTH);
+        for _ in 0..REFINEMENTS {
+            let middle = 0.5 * (weak + strong);
+            let bytes = file(high, middle)?;
+            if fits(&bytes) {
+                strong = middle;
+                if bytes.len() > best.len() {
+                    (best, quality) = (bytes, high);
+                }
+                if close(&best) {
+                    break;
+                }
+            } else {
+                weak = middle;
+            }
+        }
+    }
+    Ok(Encoded { bytes: best, quality })
+}

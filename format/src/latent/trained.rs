@@ -1,0 +1,335 @@
+//! The trained path: which table codes a symbol, and what value a symbol stands for (docs/FORMAT.md section 5).
+//!
+//! Integers only. The scale index comes from the hyper-latent by one linear map, and on the second half of a
+//! checkerboard also from the neighbours of the first; the mean comes from the hyper-synthesis graph and from them.
+//! Encoder and decoder walk the same loop ([`Tables::walk`]) and differ in where a symbol comes from.
+
+use byteorder::{ByteOrder, LE};
+
+use crate::Error;
+use crate::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
+
+/// Latent positions per hyper-latent position, each way.
+pub(crate) const HYPER: usize = 4;
+/// Means are integers of 1/16 symbol.
+const MEAN_BITS: u32 = 4;
+/// Fraction bits of the scale index, of the context weights and of the step.
+const INDEX_BITS: u32 = 8;
+const CONTEXT_BITS: u32 = 8;
+const UNGAIN_BITS: u32 = 11;
+/// The latent that the synthesis graph takes lies within this.
+const LATENT_CLIP: i64 = 2047;
+/// The hyper-latent lies within this.
+pub(crate) const HYPER_CLIP: i32 = 127;
+/// round(256 ln(1 + n)): what the magnitudes of four neighbours say of the scale.
+const MAGNITUDE: [i32; 32] = [
+    0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779, 791, 803, 814,
+    824, 834, 844, 853, 862, 871, 879, 887,
+];
+/// Most channels that a table file may declare.
+const MAX_CHANNELS: usize = 1024;
+/// With more, the sum that gives a scale index could leave 32 bits.
+const MAX_HYPER_CHANNELS: usize = 256;
+/// Means lie within this.
+const MEAN_CLIP: i32 = 32767;
+
+/// Size of the latent of one tile: positions that are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Grid {
+    pub fn area(self) -> usize {
+        self.height * self.width
+    }
+
+    /// The grid of the hyper-latent above this one.
+    pub fn hyper(self) -> Grid {
+        Grid { height: self.height.div_ceil(HYPER), width: self.width.div_ceil(HYPER) }
+    }
+
+    /// This grid filled up to whole hyper-latent positions: what the graphs run on.
+    pub fn padded(self) -> Grid {
+        let hyper = self.hyper();
+        Grid { height: hyper.height * HYPER, width: hyper.width * HYPER }
+    }
+}
+
+/// `tables.bin` of a bundle.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub channels: usize,
+    pub hyper_channels: usize,
+    levels: usize,
+    scale_map: Vec<i16>,
+    scale_bias: Vec<i16>,
+    context_scale: Vec<i16>,
+    context_mean: Vec<i16>,
+    hyper_mean: Vec<i8>,
+    hyper_index: Vec<u8>,
+    ungain: Vec<u16>,
+    gain: Vec<f32>,
+    cdf: CdfSet,
+}
+
+/// x / 2^bits to the nearest integer, halves towards plus infinity.
+#[inline(always)]
+fn shift_round(x: i32, bits: u32) -> i32 {
+    (x + (1 << (bits - 1))) >> bits
+}
+
+impl Tables {
+    /// Reads `tables.bin`; the layout is in docs/FORMAT.md section 5.1.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let damaged = |what: &str| Error::corrupt(format!("the tables of the bundle: {what}"));
+        let mut rest = bytes;
+        let mut take = |count: usize, size: usize| -> Result<&[u8], Error> {
+            let (part, after) = rest.split_at_checked(count * size).ok_or_else(|| damaged("cut short"))?;
+            rest = after;
+            Ok(part)
+        };
+        let head = take(4, 2)?;
+        let field = |i: usize| usize::from(LE::read_u16(&head[2 * i..]));
+        let (c, k, l) = (field(0), field(1), field(2));
+        if c == 0 || k == 0 || c > MAX_CHANNELS || k > MAX_HYPER_CHANNELS || l != 101 || field(3) != 0 {
+            return Err(damaged("impossible sizes"));
+        }
+        let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
+        let scale_map = i16s(take(HYPER * HYPER * c * k, 2)?);
+        let scale_bias = i16s(take(l * c, 2)?);
+        let context_scale = i16s(take(c, 2)?);
+        let context_mean = i16s(take(4 * c, 2)?);
+        let hyper_mean = take(l * k, 1)?.iter().map(|&b| b as i8).collect();
+        let hyper_index = take(l * k, 1)?.to_vec();
+        let ungain = take(l * c, 2)?.chunks_exact(2).map(LE::read_u16).collect();
+        let gain: Vec<f32> = take(l * c, 4)?.chunks_exact(4).map(LE::read_f32).collect();
+        let cdf = CdfSet::parse(rest).map_err(|error| damaged(&error.to_string()))?;
+        if cdf.tables().len() != 64 {
+            return Err(damaged("not 64 frequency tables"));
+        }
+        if hyper_index.iter().any(|&i| i > 63) || gain.iter().any(|g| !g.is_finite() || *g <= 0.0) {
+            return Err(damaged("a value is out of range"));
+        }
+        Ok(Tables {
+            channels: c,
+            hyper_channels: k,
+            levels: l,
+            scale_map,
+            scale_bias,
+            context_scale,
+            context_mean,
+            hyper_mean,
+            hyper_index,
+            ungain,
+            gain,
+            cdf,
+        })
+    }
+
+    /// What the latent of a channel is multiplied with before it is rounded; for encoders.
+    pub fn gain(&self, level: u8, channel: usize) -> f32 {
+        self.gain[self.row(level) * self.channels + channel]
+    }
+
+    fn row(&self, level: u8) -> usize {
+        usize::from(level).min(self.levels - 1)
+    }
+
+    /// The hyper-latent, channel by channel, rows from the top.
+    pub fn encode_hyper(&self, level: u8, z: &[i8], grid: Grid, encoder: &mut RangeEncoder) -> Result<(), Error> {
+        for (k, plane) in z.chunks_exact(grid.hyper().area()).enumerate() {
+            let (mean, table) = self.hyper_model(level, k);
+            for &value in plane {
+                encoder.encode_symbol(table, i32::from(value) - mean)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bits of the hyper-latent in 1/256.
+    pub fn hyper_cost(&self, level: u8, z: &[i8], grid: Grid) -> u64 {
+        let plane_cost = |(k, plane): (usize, &[i8])| {
+            let (mean, table) = self.hyper_model(level, k);
+            plane.iter().map(|&value| u64::from(table.cost(i32::from(value) - mean))).sum::<u64>()
+        };
+        z.chunks_exact(grid.hyper().area()).enumerate().map(plane_cost).sum()
+    }
+
+    /// The inverse of [`encode_hyper`](Self::encode_hyper).
+    pub fn decode_hyper(&self, level: u8, grid: Grid, decoder: &mut RangeDecoder<'_>) -> Result<Vec<i8>, Error> {
+        let area = grid.hyper().area();
+        let mut z = Vec::with_capacity(area * self.hyper_channels);
+        for k in 0..self.hyper_channels {
+            let (mean, table) = self.hyper_model(level, k);
+            for _ in 0..area {
+                let value = decoder.decode_symbol(table) + mean;
+                let value = i8::try_from(value)
+                    .ok()
+                    .filter(|v| i32::from(*v).abs() <= HYPER_CLIP)
+                    .ok_or_else(|| Error::corrupt("a hyper-latent value is out of range"))?;
+                z.push(value);
+            }
+        }
+        Ok(z)
+    }
+
+    fn hyper_model(&self, level: u8, k: usize) -> (i32, &CdfTable) {
+        let at = self.row(level) * self.hyper_channels + k;
+        (i32::from(self.hyper_mean[at]), &self.cdf[usize::from(self.hyper_index[at])])
+    }
+
+    /// Scale indices before the context, in 1/256: (C, H, W).
+    fn scale_indices(&self, level: u8, z: &[i8], grid: Grid) -> Vec<i32> {
+        let (c, k) = (self.channels, self.hyper_channels);
+        let hyper = grid.hyper();
+        let bias = &self.scale_bias[self.row(level) * c..][..c];
+        let mut indices = vec![0; c * grid.area()];
+        let mut column = vec![0i16; k];
+        for zy in 0..hyper.height {
+            for zx in 0..hyper.width {
+                for (channel, value) in column.iter_mut().enumerate() {
+                    *value = i16::from(z[(channel * hyper.height + zy) * hyper.width + zx]);
+                }
+                for (p, map) in self.scale_map.chunks_exact(c * k).enumerate() {
+                    let (y, x) = (zy * HYPER + p / HYPER, zx * HYPER + p % HYPER);
+                    if y >= grid.height || x >= grid.width {
+                        continue;
+                    }
+                    for (channel, (row, &bias)) in map.chunks_exact(k).zip(bias).enumerate() {
+                        let sum: i32 = row.iter().zip(&column).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                        indices[channel * grid.area() + y * grid.width + x] = sum + i32::from(bias);
+                    }
+                }
+            }
+        }
+        indices
+    }
+
+    /// Goes through the latent in coding order: channel by channel, first the positions where row + column is even, then
+    /// the others. `symbol` is asked for the symbol at a position (its number in (C, H, W)), given the table and the
+    /// mean in 1/16; where the scale index is 0 the symbol is 0 and nobody is asked. Returns the latent that the
+    /// synthesis graph takes.
+    ///
+    /// `mean` is what the hyper-synthesis graph returned, on the padded grid.
+    pub fn walk(
+        &self,
+        level: u8,
+        z: &[i8],
+        mean: &[f32],
+        grid: Grid,
+        mut symbol: impl FnMut(&CdfTable, usize, i32) -> Result<i32, Error>,
+    ) -> Result<Vec<i16>, Error> {
+        let Grid { height, width } = grid;
+        let indices = self.scale_indices(level, z, grid);
+        let padded = grid.padded();
+        let mut latent = vec![0i16; self.channels * grid.area()];
+        // Symbols of one channel with a border of zeros.
+        let stride = width + 2;
+        let mut symbols = vec![0i32; stride * (height + 2)];
+        for c in 0..self.channels {
+            let ungain = i64::from(self.ungain[self.row(level) * self.channels + c]);
+            let dequantise = |mean: i32, symbol: i32| {
+                let value = i64::from(mean) + (i64::from(symbol) << MEAN_BITS);
+                ((value * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS).clamp(-LATENT_CLIP, LATENT_CLIP) as i16
+            };
+            let indices = &indices[c * grid.area()..][..grid.area()];
+            let means = &mean[c * padded.area()..][..padded.area()];
+            let latent = &mut latent[c * grid.area()..][..grid.area()];
+            symbols.fill(0);
+            for y in 0..height {
+                for x in (y % 2..width).step_by(2) {
+                    let at = y * width + x;
+                    let index = shift_round(indices[at], INDEX_BITS).clamp(0, 63);
+                    let mean = (means[y * padded.width + x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
+                    let mut s = 0;
+                    if index > 0 {
+                        s = symbol(&self.cdf[index as usize], c * grid.area() + at, mean)?;
+                        symbols[(y + 1) * stride + x + 1] = s;
+                    }
+                    latent[at] = dequantise(mean, s);
+                }
+            }
+            let weights = &self.context_mean[4 * c..][..4];
+            let scale_weight = i32::from(self.context_scale[c]);
+            for y in 0..height {
+                for x in ((y + 1) % 2..width).step_by(2) {
+                    let at = y * width + x;
+                    let middle = (y + 1) * stride + x + 1;
+                    let around =
+                        [symbols[middle - stride], symbols[middle - 1], symbols[middle + 1], symbols[middle + stride]];
+                    let magnitude = around.iter().map(|s| s.unsigned_abs()).sum::<u32>().min(31) as usize;
+                    let context = shift_round(scale_weight * MAGNITUDE[magnitude], CONTEXT_BITS);
+                    let index = shift_round(indices[at] + context, INDEX_BITS).clamp(0, 63);
+                    // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
+                    let sum: i64 = around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
+                    let shift = ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32;
+                    let mean = (means[y * padded.width + x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP) + shift;
+                    let s =
+                        if index > 0 { symbol(&self.cdf[index as usize], c * grid.area() + at, mean)? } else { 0 };
+                    latent[at] = dequantise(mean, s);
+                }
+            }
+        }
+        Ok(latent)
+    }
+}
+
+/// The symbol for a scaled latent value: nearest to it, or with `strength` above 0 the one of least error plus bits.
+///
+/// `strength` is squared symbol units for each bit. Candidates: the nearest integer, and the two next ones towards zero.
+#[inline]
+pub(crate) fn quantise(value: f32, table: &CdfTable, strength: f32) -> i32 {
+    let nearest = value.round_ties_even().clamp(-60_000.0, 60_000.0);
+    let symbol = nearest as i32;
+    if strength == 0.0 || symbol == 0 {
+        return symbol;
+    }
+    let per_unit = strength / 256.0;
+    let mut best = (f32::INFINITY, symbol);
+    let towards_zero = -symbol.signum();
+    for step in 0..=2.min(symbol.abs()) {
+        let candidate = symbol + step * towards_zero;
+        let error = value - candidate as f32;
+        let cost = error * error + per_unit * table.cost(candidate) as f32;
+        if cost < best.0 {
+            best = (cost, candidate);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_magnitude_table_is_the_logarithm_that_the_format_says() {
+        for (n, &value) in MAGNITUDE.iter().enumerate() {
+            assert_eq!(value, (256.0 * (n as f64).ln_1p()).round() as i32);
+        }
+    }
+
+    #[test]
+    fn damaged_tables_are_refused() {
+        assert!(Tables::parse(&[]).is_err());
+        assert!(Tables::parse(&[0xff; 8]).is_err());
+        let mut head = vec![160, 0, 48, 0, 101, 0, 0, 0];
+        assert!(Tables::parse(&head).unwrap_err().to_string().contains("cut short"));
+        head[4] = 100;
+        assert!(Tables::parse(&head).unwrap_err().to_string().contains("impossible sizes"));
+    }
+
+    #[test]
+    fn optimised_rounding_never_moves_away_from_zero() {
+        let frequencies: Vec<u16> = vec![100, 1000, 6000, 30000, 20000, 6000, 1000, 100];
+        let table = CdfTable::new(-3, &frequencies).unwrap();
+        for i in -40..=40 {
+            let value = i as f32 / 10.0;
+            let plain = quantise(value, &table, 0.0);
+            let optimised = quantise(value, &table, 0.1);
+            assert!(optimised.abs() <= plain.abs() && (plain - optimised).abs() <= 2);
+        }
+    }
+}
