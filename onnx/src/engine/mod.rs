@@ -9,6 +9,8 @@ mod provider;
 mod rten;
 mod signature;
 mod source;
+#[cfg(feature = "rten")]
+mod wire;
 
 use std::fmt;
 use std::str::FromStr;

@@ -13,9 +13,9 @@ use once_cell::sync::Lazy;
 use rten_tensor::prelude::*;
 use rten_tensor::{Tensor as RtenTensor, TensorView as RtenView};
 
-use super::Bytes;
 use super::signature::Signature;
 use super::source::Model;
+use super::{Bytes, wire};
 use crate::{
     Dimension, ElementType, Engine, Error, Graph, GraphSource, RunOptions, Tensor, TensorData, TensorView,
     ValueInfo, ViewData,
@@ -46,18 +46,23 @@ impl Engine for Rten {
             let mut loader = ModelOptions::with_all_ops();
             loader.prepack_weights(true);
             match source.model() {
-                // Read here, so that the name of the file does not decide what it is.
                 Model::File { model, external } => {
+                    let bytes = std::fs::read(model).map_err(|error| error.to_string())?;
+                    wire::check(&bytes)?;
+                    if external.is_empty() && model.extension().is_some_and(|extension| extension == "onnx") {
+                        // Of an undeclared file of external data only the graph knows the name.
+                        return loader.load_file(model).map_err(|error| error.to_string());
+                    }
                     for path in external {
                         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
                         let bytes =
                             std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
                         loader.external_data(&name.unwrap_or_default(), bytes);
                     }
-                    let bytes = std::fs::read(model).map_err(|error| error.to_string())?;
                     loader.load(bytes).map_err(|error| error.to_string())
                 }
                 Model::Bytes { model, external } => {
+                    wire::check(model)?;
                     for (name, bytes) in external {
                         match bytes {
                             Bytes::Static(bytes) => loader.external_data_static(name, bytes),
