@@ -26,6 +26,8 @@
 #![deny(missing_docs)]
 
 mod archive;
+#[cfg(feature = "builtin")]
+mod builtin;
 mod bundle;
 mod engine;
 mod error;
@@ -34,6 +36,8 @@ mod session;
 mod store;
 mod tensor;
 
+#[cfg(feature = "builtin")]
+pub use builtin::builtin;
 pub use bundle::{Bundle, BundleId};
 pub use engine::{
     Backend, Bytes, Dimension, Engine, Graph, GraphSource, RunOptions, ValueInfo, auto_backend, engine,
