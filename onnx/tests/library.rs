@@ -1,6 +1,8 @@
 //! How ONNX Runtime is looked for. A process loads it once, so each of these is a process of its own: this test, called
 //! again.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 
