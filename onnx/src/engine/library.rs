@@ -280,7 +280,10 @@ mod loading {
                     place.verdict = Verdict::TooOld { version };
                 }
                 Err(LoadDynamicError::Dlopen { error, .. }) => {
-                    place.verdict = Verdict::Refused { reason: error.to_string() };
+                    // The words of the system are one level down.
+                    let reason = std::error::Error::source(&error)
+                        .map_or_else(|| error.to_string(), |cause| cause.to_string());
+                    place.verdict = Verdict::Refused { reason };
                 }
                 Err(LoadDynamicError::MissingApi { .. }) => {
                     let reason = "a library, but not ONNX Runtime (it has no OrtGetApiBase)".to_owned();
