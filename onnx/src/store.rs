@@ -102,10 +102,10 @@ impl Store {
 
     /// What lies in the store and cannot be used, and why.
     pub fn broken(&self) -> Vec<(PathBuf, Error)> {
-        self.scan().filter_map(Result::err).collect()
+        self.scan().filter_map(Result::err).map(|broken| *broken).collect()
     }
 
-    fn scan(&self) -> impl Iterator<Item = Result<StoreEntry, (PathBuf, Error)>> {
+    fn scan(&self) -> impl Iterator<Item = Result<StoreEntry, Box<(PathBuf, Error)>>> {
         self.folders.iter().flat_map(|folder| candidates(folder)).map(|path| {
             match StoreEntry::from_path(&path) {
                 Some(entry) => Ok(entry),
@@ -115,7 +115,7 @@ impl Store {
                         let (name, version) = (manifest.name.clone(), manifest.version.clone());
                         Ok(StoreEntry { name, version, id: bundle.id(), path })
                     }
-                    Err(error) => Err((path, error)),
+                    Err(error) => Err(Box::new((path, error))),
                 },
             }
         })

@@ -1,5 +1,7 @@
 //! Both engines on real graphs, against a reference in plain integers.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Barrier;
@@ -328,4 +330,20 @@ fn a_provider_that_is_not_there_is_an_error_that_names_it() {
     }
     let cpu = RunOptions { provider: Some("CPU".to_owned()), ..RunOptions::default() };
     assert!(sdl_onnx::engine_for(&cpu).unwrap().load(&source("rounding.onnx"), &cpu).is_ok());
+}
+
+/// Graphs come from files of other people: loading a broken one may fail, and may not hang, crash or take all memory.
+#[test]
+fn no_single_changed_byte_of_a_graph_stops_the_process() {
+    for name in ["operators.onnx", "rounding.onnx", "external.onnx"] {
+        let good = std::fs::read(common::data(name)).unwrap();
+        for at in 0..good.len() {
+            for value in [0, 0x7f, 0xff, good[at] ^ 1] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                let source = sdl_onnx::GraphSource::bytes("changed", bytes);
+                let _ = engine(Backend::Rust).unwrap().load(&source, &with(Backend::Rust, 1));
+            }
+        }
+    }
 }

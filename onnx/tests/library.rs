@@ -1,6 +1,8 @@
 //! How ONNX Runtime is looked for. A process loads it once, so each of these is a process of its own: this test, called
 //! again.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 
@@ -74,6 +76,8 @@ fn a_library_path_that_is_wrong_is_an_error_and_not_passed_over() {
         assert!(text.contains(path), "{text}");
         assert!(text.contains("auto = error: "), "{text}");
     }
+    let text = ask(home.path(), &[("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")]);
+    assert!(!cfg!(target_os = "linux") || text.contains("No such file"), "the words of the system: {text}");
     // Who asks for the engine in Rust gets it.
     let text = ask(home.path(), &[("ORT_DYLIB_PATH", "/nowhere"), ("SDL_BACKEND", "rust")]);
     assert!(text.contains("auto = rust"), "{text}");

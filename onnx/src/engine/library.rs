@@ -131,7 +131,7 @@ impl fmt::Display for LibraryReport {
 }
 
 /// Where the library may be: the places that can be tried, and those that are not there.
-#[cfg_attr(not(all(feature = "onnxruntime", feature = "load-dynamic")), allow(dead_code))]
+#[cfg_attr(not(feature = "load-dynamic"), allow(dead_code))]
 fn places() -> (bool, Vec<Place>) {
     let mut places = Vec::new();
     if let Some(given) = std::env::var_os(VARIABLE).filter(|given| !given.is_empty()) {
@@ -252,7 +252,7 @@ mod loading {
     use ort::LoadDynamicError;
     use ort::environment::Environment;
 
-    use super::{LibraryReport, Verdict, places, version_in_name};
+    use super::{LibraryReport, Verdict, places, quiet, version_in_name};
 
     /// Tries one place after the other until a library loads.
     pub(super) fn search() -> (LibraryReport, Option<Environment>) {
@@ -262,12 +262,14 @@ mod loading {
             if place.verdict != Verdict::Present {
                 continue;
             }
-            // A bare name that `ort` would look up beside the executable needs no such file to exist.
             match ort::init_from(&place.path) {
                 Ok(builder) => {
                     place.verdict = Verdict::Used { version: version_of(&place.path) };
                     return match builder.with_name("sdl").with_telemetry(false).build() {
-                        Ok(environment) => (report, Some(environment)),
+                        Ok(environment) => {
+                            quiet(&environment);
+                            (report, Some(environment))
+                        }
                         Err(error) => {
                             report.trouble = Some(error.message().to_owned());
                             (report, None)
@@ -278,7 +280,10 @@ mod loading {
                     place.verdict = Verdict::TooOld { version };
                 }
                 Err(LoadDynamicError::Dlopen { error, .. }) => {
-                    place.verdict = Verdict::Refused { reason: error.to_string() };
+                    // The words of the system are one level down.
+                    let reason = std::error::Error::source(&error)
+                        .map_or_else(|| error.to_string(), |cause| cause.to_string());
+                    place.verdict = Verdict::Refused { reason };
                 }
                 Err(LoadDynamicError::MissingApi { .. }) => {
                     let reason = "a library, but not ONNX Runtime (it has no OrtGetApiBase)".to_owned();
@@ -339,7 +344,7 @@ mod loading {
 
     use ort::environment::Environment;
 
-    use super::{LibraryReport, Place, Verdict};
+    use super::{LibraryReport, Place, Verdict, quiet};
 
     /// The library is part of the program.
     pub(super) fn search() -> (LibraryReport, Option<Environment>) {
@@ -347,13 +352,22 @@ mod loading {
         let place = Place { kind: "linked", path: PathBuf::from("part of this program"), verdict };
         let mut report = LibraryReport { places: vec![place], explicit: false, trouble: None };
         match ort::init().with_name("sdl").with_telemetry(false).build() {
-            Ok(environment) => (report, Some(environment)),
+            Ok(environment) => {
+                quiet(&environment);
+                (report, Some(environment))
+            }
             Err(error) => {
                 report.trouble = Some(error.message().to_owned());
                 (report, None)
             }
         }
     }
+}
+
+/// What goes wrong comes back as an error; standard error belongs to the program.
+#[cfg(feature = "onnxruntime")]
+fn quiet(environment: &ort::environment::Environment) {
+    environment.set_log_level(ort::logging::LogLevel::Fatal);
 }
 
 /// The search is done once a process: a library cannot be unloaded.

@@ -14,7 +14,7 @@ use rten_tensor::prelude::*;
 use rten_tensor::{Tensor as RtenTensor, TensorView as RtenView};
 
 use super::signature::Signature;
-use super::source::Model;
+use super::source::{LARGE, Model};
 use super::{Bytes, wire};
 use crate::{
     Dimension, ElementType, Engine, Error, Graph, GraphSource, RunOptions, Tensor, TensorData, TensorView,
@@ -44,7 +44,8 @@ impl Engine for Rten {
             |reason: String| Error::Load { graph: source.name().to_owned(), engine: NAME.to_owned(), reason };
         let load = || -> Result<RtenModel, String> {
             let mut loader = ModelOptions::with_all_ops();
-            loader.prepack_weights(true);
+            // Packed weights are a second copy of them.
+            loader.prepack_weights(source.weight() <= LARGE);
             match source.model() {
                 Model::File { model, external } => {
                     let bytes = std::fs::read(model).map_err(|error| error.to_string())?;

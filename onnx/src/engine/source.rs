@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Above this many bytes of weights a graph is large: it is held once, and whatever trades memory for speed is left out.
+pub(crate) const LARGE: u64 = 16 << 20;
+
 /// Bytes that are cheap to hand around: part of the program, or shared.
 #[derive(Clone, Debug)]
 pub enum Bytes {
