@@ -1,7 +1,7 @@
 //! Throughput of the entropy coders, in symbols a second on one core.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use image_sdl::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
+use image_sdl::entropy::{CdfSet, CdfTable, LatentShape, RangeDecoder, RangeEncoder, universal};
 use std::hint::black_box;
 
 const SYMBOLS: usize = 1 << 20;
@@ -68,5 +68,28 @@ fn frozen_tables(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, frozen_tables);
+/// Four channels of a smooth surface with noise, about as many bits a symbol as a Stable Diffusion latent at step 2.
+fn universal_coder(criterion: &mut Criterion) {
+    let shape = LatentShape { channels: 4, height: 64, width: 96 };
+    let mut random = Random(2);
+    let mut symbols = Vec::new();
+    for channel in 0..4 {
+        for y in 0..64 {
+            for x in 0..96 {
+                let noise = (random.next() % 3 + random.next() % 3) as i32 - 2;
+                symbols.push((x * (channel + 1) + y * 3) / 16 % 7 - 3 + noise);
+            }
+        }
+    }
+    let bytes = universal::encode(&symbols, shape).expect("symbols in range");
+    println!("{:.3} bits a symbol", bytes.len() as f64 * 8.0 / symbols.len() as f64);
+    let mut group = criterion.benchmark_group("universal");
+    group.throughput(Throughput::Elements(symbols.len() as u64));
+    group.sample_size(20);
+    group.bench_function("encode", |bencher| bencher.iter(|| universal::encode(black_box(&symbols), shape)));
+    group.bench_function("decode", |bencher| bencher.iter(|| universal::decode(black_box(&bytes), shape)));
+    group.finish();
+}
+
+criterion_group!(benches, frozen_tables, universal_coder);
 criterion_main!(benches);

@@ -205,7 +205,7 @@ impl Logistic {
         let z = z.clamp(SURVIVAL_MIN * 1024, SURVIVAL_MAX * 1024) - SURVIVAL_MIN * 1024;
         let (index, fraction) = ((z >> 6) as usize, z & 63);
         let (left, right) = (self.survival[index] as i32, self.survival[index + 1] as i32);
-        left - ((left - right) * fraction >> 6)
+        left - (((left - right) * fraction) >> 6)
     }
 
     /// The smallest logit whose probability, times 2^30, is at least `survival`.
@@ -261,9 +261,9 @@ const PROBABILITY_MIN: i32 = 16;
 /// Features and targets of a regression are clamped to this, which bounds its sums (see `LeastSquares`).
 const FEATURE_LIMIT: i32 = 16383;
 /// Samples after which a regression forgets half of what it has seen.
-const HALVING: u32 = 4096;
+const HALVING: u32 = 1024;
 /// Coordinates that are improved after every sample.
-const COORDINATES: usize = 2;
+const COORDINATES: usize = 4;
 /// Weights have 14 fractional bits and stay within +-4.
 const WEIGHT_BITS: u32 = 14;
 const WEIGHT_LIMIT: i64 = 4 << WEIGHT_BITS;
@@ -273,11 +273,11 @@ const EARLIER_CHANNELS: usize = 3;
 const EARLIER_NEIGHBOURS: usize = 9;
 const MAX_FEATURES: usize = OWN_NEIGHBOURS + EARLIER_CHANNELS * EARLIER_NEIGHBOURS + 1;
 
-/// Recursive least squares: the normal equations are summed exactly, and solved by coordinate descent, two
+/// Recursive least squares: the normal equations are summed exactly, and solved by coordinate descent, four
 /// coordinates a sample. Every step is a line minimum, so nothing can diverge and no matrix is inverted.
 ///
-/// Bounds: products stay below 2^28 and sums over 4096 of them below 2^40 (prior included), with weights below
-/// 2^16 and fewer than 2^6 features the gradient stays below 2^62.
+/// Bounds: products stay below 2^28 and sums over 1024 of them below 2^38 (prior included), with weights below
+/// 2^16 and fewer than 2^6 features the gradient stays below 2^60.
 struct LeastSquares {
     features: usize,
     /// Lower triangle, row by row, of the sums of products of features.
@@ -475,8 +475,13 @@ const SCALE_CLASSES: usize = 16;
 const EXPERT_WEIGHT: i32 = 17476;
 const COUNTER_WEIGHT: i32 = 9830;
 const MIXER_WEIGHT_LIMIT: i32 = 1 << 22;
-const MIXER_RATE_BITS: u32 = 17;
-const COUNTER_LIMIT: u32 = 255;
+/// The rate of a set of weights, in 1/2^22: 8 + 65536 / (uses + 512).
+const MIXER_RATE_BITS: u32 = 22;
+const MIXER_GAIN: i32 = 8;
+const MIXER_START: i32 = 65536;
+const MIXER_DECAY: i32 = 512;
+const MIXER_COUNT_LIMIT: i32 = 1 << 16;
+const COUNTER_LIMIT: u32 = 60;
 
 /// What is the same for all decisions of one symbol.
 struct Surroundings {
@@ -487,10 +492,26 @@ struct Surroundings {
     earlier_context: usize,
 }
 
+/// Whether the symbol is beyond a threshold, as far as the experts can say.
+struct Decision {
+    node: usize,
+    threshold: i32,
+    logits: [i32; EXPERTS],
+    /// The first expert's probability, which a counter starts with.
+    expected: i32,
+}
+
+/// One set of mixer weights, and how often it was used.
+#[derive(Clone)]
+struct Weights {
+    values: [i32; INPUTS],
+    count: i32,
+}
+
 /// The adaptive half of a decision's probability; kept over all channels.
 struct Mixers {
-    by_node: Vec<[i32; INPUTS]>,
-    by_scale: Vec<[i32; INPUTS]>,
+    by_node: Vec<Weights>,
+    by_scale: Vec<Weights>,
     by_difference: Vec<Average>,
     by_value: Vec<Average>,
 }
@@ -500,27 +521,25 @@ impl Mixers {
         let mut weights = [EXPERT_WEIGHT; INPUTS];
         weights[EXPERTS..].fill(COUNTER_WEIGHT);
         weights[INPUTS - 1] = 0;
+        let weights = Weights { values: weights, count: 0 };
         Self {
-            by_node: vec![weights; NODES],
+            by_node: vec![weights.clone(); NODES],
             by_scale: vec![weights; NODES * SCALE_CLASSES],
             by_difference: vec![Average::default(); NODES * 100],
             by_value: vec![Average::default(); NODES * 8 * 32],
         }
     }
 
-    /// Codes one decision: whether the symbol is beyond `threshold`, given the experts' logits. `expected` is the
-    /// first expert's probability, which a counter starts with.
+    /// Codes one decision.
     #[inline]
     fn decide<C: BinaryCoder>(
         &mut self,
         coder: &mut C,
         surroundings: &Surroundings,
-        node: usize,
-        threshold: i32,
-        logits: [i32; EXPERTS],
-        expected: i32,
+        decision: Decision,
         bit: bool,
     ) -> bool {
+        let Decision { node, threshold, logits, expected } = decision;
         let table = &**LOGISTIC;
         let value = (threshold.clamp(-15, 15) + 15) as usize;
         let by_difference = &mut self.by_difference[node * 100 + surroundings.difference_context];
@@ -536,8 +555,9 @@ impl Mixers {
 
         let by_node = &mut self.by_node[node];
         let by_scale = &mut self.by_scale[surroundings.scale_class * NODES + node];
-        let dot = |weights: &[i32; INPUTS]| {
-            let sum: i64 = weights.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+        let dot = |weights: &Weights| {
+            let sum: i64 =
+                weights.values.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
             (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32
         };
         let (first, second) = (dot(by_node), dot(by_scale));
@@ -547,8 +567,11 @@ impl Mixers {
         let target = if bit { 65535 } else { 0 };
         for (weights, logit) in [(by_node, first), (by_scale, second)] {
             let error = i64::from(target - table.squash(logit));
-            for (weight, &input) in weights.iter_mut().zip(&inputs) {
-                let step = (error * i64::from(input) + (1 << (MIXER_RATE_BITS - 1))) >> MIXER_RATE_BITS;
+            let gain = MIXER_GAIN + MIXER_START / (weights.count + MIXER_DECAY);
+            weights.count = (weights.count + 1).min(MIXER_COUNT_LIMIT);
+            for (weight, &input) in weights.values.iter_mut().zip(&inputs) {
+                let step =
+                    (error * i64::from(input * gain) + (1 << (MIXER_RATE_BITS - 1))) >> MIXER_RATE_BITS;
                 *weight = (*weight + step as i32).clamp(-MIXER_WEIGHT_LIMIT, MIXER_WEIGHT_LIMIT);
             }
         }
@@ -571,8 +594,10 @@ const SYMBOL_PRIOR: [i32; 2] = [6000; 2];
 const ERROR_PRIOR: [i32; 6] = [3000, 3000, 1500, 1500, 1500, 1500];
 /// The constant feature of both regressions.
 const CONSTANT_FEATURE: i32 = 4;
+/// Expected error of the first symbol of a channel, in 1/16; that of the n-th symbol is an n-th of it.
+const EARLY_ERROR: i64 = 64;
 const ERROR_CLASSES: usize = 144;
-const ERROR_AVERAGE_LIMIT: u32 = 320;
+const ERROR_AVERAGE_LIMIT: u32 = 160;
 const MEAN_LIMIT: u32 = 255;
 /// Steps away from the prediction that are of equal width; after them the width doubles.
 const EQUAL_STEPS: usize = 8;
@@ -584,9 +609,9 @@ struct Model {
     /// Channels coded, up to `EARLIER_CHANNELS`.
     earlier: usize,
     /// The current channel, then the earlier ones, nearest first.
-    symbols: [Plane; EARLIER_CHANNELS + 1],
+    symbols: Vec<Plane>,
     /// Absolute prediction errors in 1/16, in the same order.
-    errors: [Plane; EARLIER_CHANNELS + 1],
+    errors: Vec<Plane>,
     /// Probability that a channel is constant.
     constant: Average,
     mixers: Mixers,
@@ -594,12 +619,12 @@ struct Model {
 
 impl Model {
     fn new(shape: LatentShape) -> Self {
-        let plane = Plane::new(shape.height, shape.width);
+        let planes = vec![Plane::new(shape.height, shape.width); shape.channels.min(EARLIER_CHANNELS + 1)];
         Self {
             shape,
             earlier: 0,
-            symbols: std::array::from_fn(|_| plane.clone()),
-            errors: std::array::from_fn(|_| plane.clone()),
+            symbols: planes.clone(),
+            errors: planes,
             constant: Average { value: 8192, count: 16 },
             mixers: Mixers::new(),
         }
@@ -675,9 +700,11 @@ impl Model {
                 error_neighbours[error_features - 1] = CONSTANT_FEATURE;
                 let limit = i64::from(SYMBOL_LIMIT) << 8;
                 let predicted = ((prediction.predict(&features) + 32) >> 6).clamp(-limit, limit) as i32;
-                // In 1/16; early in a channel, before anything is known, errors are larger than they look.
-                let size = (error_size.predict(&error_neighbours) >> WEIGHT_BITS)
-                    .clamp(1, i64::from(FEATURE_LIMIT)) as i32;
+                // In 1/16. Before anything is known of a channel, errors are larger than they look.
+                let early = EARLY_ERROR / (1 + (y * width + x) as i64);
+                let size =
+                    (error_size.predict(&error_neighbours) >> WEIGHT_BITS).clamp(1, i64::from(FEATURE_LIMIT));
+                let size = (size + early) as i32;
                 let [w, n, nw, ne, ww, nn] = own_errors;
                 let activity = (3 * w + 3 * n + 2 * nw + 2 * ne + ww + nn) / 12;
 
@@ -691,14 +718,13 @@ impl Model {
                 for k in 0..EXPERTS {
                     let average = &mut averages[k][classes[k]];
                     if average.count == 0 {
-                        *average =
-                            Average { value: (if k == 0 { size } else { activity.max(1) }) << 12, count: 4 };
+                        *average = Average { value: (size) << 12, count: 4 };
                     }
                     slopes[k] = SLOPE / i64::from((average.value >> 4).max(ERROR_FLOOR));
                 }
                 // The distance from a centre to a threshold, in units of the expert's distribution.
                 let unit = |k: usize, direction: i32, threshold: i32| {
-                    let distance = i64::from(direction) * i64::from(threshold - centres[k]);
+                    let distance = i64::from(direction) * (i64::from(threshold) - i64::from(centres[k]));
                     ((distance * slopes[k]) >> 18).clamp(-UNIT_LIMIT, UNIT_LIMIT) as i32
                 };
 
@@ -762,8 +788,8 @@ fn code_symbol<C: BinaryCoder>(
     let origin = (base << 8) + 128;
     let logits: [i32; EXPERTS] =
         std::array::from_fn(|k| -unit(k, 1, origin)).map(|logit: i32| logit.clamp(-LOGIT_LIMIT, LOGIT_LIMIT));
-    let expected = table.squash(logits[0]);
-    let above = mixers.decide(coder, surroundings, 0, base, logits, expected, symbol > base);
+    let decision = Decision { node: 0, threshold: base, logits, expected: table.squash(logits[0]) };
+    let above = mixers.decide(coder, surroundings, decision, symbol > base);
     let (direction, first_node) = if above { (1, 0) } else { (-1, 10) };
     let distance = if above { symbol.wrapping_sub(base + 1) } else { base.wrapping_sub(symbol) };
 
@@ -783,7 +809,8 @@ fn code_symbol<C: BinaryCoder>(
         let logits = probabilities.map(|probability| table.stretch(probability));
         let node = first_node + step.min(LAST_STEP);
         let threshold = base + direction * next;
-        if !mixers.decide(coder, surroundings, node, threshold, logits, probabilities[0], distance >= next) {
+        let decision = Decision { node, threshold, logits, expected: probabilities[0] };
+        if !mixers.decide(coder, surroundings, decision, distance >= next) {
             break;
         }
         low = next;
@@ -831,4 +858,183 @@ fn code_constant<C: BinaryCoder>(coder: &mut C, value: i32) -> i32 {
         return 0;
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shape(channels: usize, height: usize, width: usize) -> LatentShape {
+        LatentShape { channels, height, width }
+    }
+
+    /// Smooth channels that follow each other, with noise of the given size: integers only, so that the
+    /// known answer below has a known question.
+    fn latent(shape: LatentShape, noise: u64) -> Vec<i32> {
+        let mut state = 1u64;
+        let mut symbols = Vec::new();
+        for channel in 0..shape.channels as i32 {
+            for y in 0..shape.height as i32 {
+                for x in 0..shape.width as i32 {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let random = ((state >> 33) % (2 * noise + 1)) as i32 - noise as i32;
+                    let wave = (x * x / 7 + y * (3 + channel % 3) + x * y / 5) % 23 - 11;
+                    symbols.push(wave * (1 + channel % 2) / 3 + random - channel % 5);
+                }
+            }
+        }
+        symbols
+    }
+
+    fn assert_round_trip(symbols: &[i32], shape: LatentShape) -> usize {
+        let bytes = encode(symbols, shape).unwrap();
+        assert_eq!(decode(&bytes, shape).as_deref(), Ok(symbols), "{shape:?}");
+        bytes.len()
+    }
+
+    fn any_latent() -> impl Strategy<Value = (LatentShape, Vec<i32>)> {
+        let shapes = (1usize..6, 1usize..12, 1usize..12);
+        (shapes, prop_oneof![Just(1i32), Just(3), Just(40), Just(5000), Just(SYMBOL_LIMIT)]).prop_flat_map(
+            |((channels, height, width), reach)| {
+                let symbols = proptest::collection::vec(-reach..=reach, channels * height * width);
+                (Just(shape(channels, height, width)), symbols)
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn any_latent_comes_back((shape, symbols) in any_latent()) {
+            let bytes = encode(&symbols, shape).unwrap();
+            prop_assert_eq!(decode(&bytes, shape), Ok(symbols));
+        }
+
+        #[test]
+        fn every_prefix_is_garbage_or_an_error((shape, symbols) in any_latent(), cut in 0.0f64..1.0) {
+            let bytes = encode(&symbols, shape).unwrap();
+            let prefix = &bytes[..(bytes.len() as f64 * cut) as usize];
+            if let Ok(decoded) = decode(prefix, shape) {
+                prop_assert_eq!(decoded.len(), symbols.len());
+            }
+        }
+
+        #[test]
+        fn random_bytes_are_garbage_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            channels in 0usize..5, height in 0usize..20, width in 0usize..20,
+        ) {
+            let shape = shape(channels, height, width);
+            if let Ok(decoded) = decode(&bytes, shape) {
+                prop_assert_eq!(decoded.len(), channels * height * width);
+                prop_assert!(decoded.iter().all(|symbol| symbol.abs() <= SYMBOL_LIMIT));
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_shapes_and_values_come_back() {
+        for (channels, height, width) in
+            [(1, 1, 1), (300, 1, 1), (1, 1, 500), (1, 500, 1), (3, 2, 1), (2, 1, 2)]
+        {
+            let shape = shape(channels, height, width);
+            let count = channels * height * width;
+            assert_round_trip(&latent(shape, 2), shape);
+            assert_round_trip(&vec![SYMBOL_LIMIT; count], shape);
+            let alternating: Vec<i32> =
+                (0..count).map(|i| if i % 2 == 0 { SYMBOL_LIMIT } else { -SYMBOL_LIMIT }).collect();
+            assert_round_trip(&alternating, shape);
+        }
+    }
+
+    #[test]
+    fn long_runs_of_extremes_overflow_nothing() {
+        let shape = shape(5, 40, 60);
+        let count = 5 * 40 * 60;
+        for period in [1, 2, 3, 61, 1000] {
+            let symbols: Vec<i32> = (0..count)
+                .map(|i| if (i / period) % 2 == 0 { SYMBOL_LIMIT } else { -SYMBOL_LIMIT })
+                .collect();
+            assert_round_trip(&symbols, shape);
+            let clamped: Vec<i32> =
+                symbols.iter().map(|symbol| symbol / 64 + i32::from(*symbol == 0)).collect();
+            assert_round_trip(&clamped, shape);
+        }
+    }
+
+    #[test]
+    fn nothing_and_constants_cost_next_to_nothing() {
+        assert_eq!(assert_round_trip(&[], shape(0, 5, 5)), 0);
+        assert!(assert_round_trip(&[0; 4 * 64 * 64], shape(4, 64, 64)) <= 2);
+        assert!(assert_round_trip(&vec![7; 220 * 32 * 48], shape(220, 32, 48)) <= 220);
+        let mut one_speck = vec![0; 64 * 64];
+        one_speck[1234] = 1;
+        assert!(assert_round_trip(&one_speck, shape(1, 64, 64)) <= 12);
+    }
+
+    #[test]
+    fn the_wrong_number_of_symbols_and_symbols_out_of_range_are_refused() {
+        let shape_of_four = shape(1, 2, 2);
+        assert!(matches!(encode(&[0; 3], shape_of_four), Err(EntropyError::ShapeMismatch { .. })));
+        for symbol in [i32::MIN, i32::MAX, SYMBOL_LIMIT + 1] {
+            let refused = Err(EntropyError::SymbolRange { symbol });
+            assert_eq!(encode(&[0, 0, 0, symbol], shape_of_four), refused);
+        }
+        assert!(decode(&[], shape(usize::MAX, 2, 1)).is_err());
+        assert!(decode(&[], shape(1 << 40, 1 << 20, 1)).is_err());
+    }
+
+    #[test]
+    fn one_range_coder_carries_several_latents() {
+        let shapes = [shape(3, 8, 9), shape(1, 4, 4)];
+        let mut encoder = RangeEncoder::new();
+        for shape in shapes {
+            encode_with(&mut encoder, &latent(shape, 1), shape).unwrap();
+        }
+        let bytes = encoder.finish();
+        let mut decoder = RangeDecoder::new(&bytes);
+        for shape in shapes {
+            assert_eq!(decode_with(&mut decoder, shape), Ok(latent(shape, 1)));
+        }
+        assert_eq!(decoder.finish(), Ok(()));
+    }
+
+    #[test]
+    fn the_logistic_tables_are_close_to_the_function_and_never_change() {
+        let table = &**LOGISTIC;
+        for z in (SURVIVAL_MIN * 1024..=SURVIVAL_MAX * 1024).step_by(7) {
+            let exact = 2f64.powi(30) / (1.0 + (f64::from(z) / 1024.0).exp());
+            let found = f64::from(table.survival(z));
+            assert!((found - exact).abs() <= exact * 0.001 + 2.0, "{z}: {found} {exact}");
+        }
+        for probability in 16..=65520 {
+            let logit = table.stretch(probability);
+            let p = f64::from(probability) / 65536.0;
+            assert!(
+                (f64::from(logit) / 1024.0 - (p / (1.0 - p)).ln()).abs() < 0.15,
+                "{probability}: {logit}"
+            );
+        }
+        let bytes: Vec<u8> = table.survival.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let stretches = table.stretch_low.iter().chain(&table.stretch).flat_map(|entry| entry.to_le_bytes());
+        let stretches: Vec<u8> = stretches.collect();
+        let hashes = (crate::entropy::fnv1a(&bytes), crate::entropy::fnv1a(&stretches));
+        assert_eq!(hashes, (1_835_943_106_807_778_494, 6_824_156_999_660_162_161));
+    }
+
+    #[test]
+    fn the_bytes_of_a_fixed_latent_never_change() {
+        // 5000 symbols a channel: both regressions also pass their halving.
+        let shape = shape(5, 50, 100);
+        let mut symbols = latent(shape, 2);
+        symbols[7777] = SYMBOL_LIMIT;
+        symbols[8888] = -1000;
+        symbols[15_000..20_000].fill(-3);
+        let bytes = encode(&symbols, shape).unwrap();
+        assert_eq!((bytes.len(), crate::entropy::fnv1a(&bytes)), (8931, 17_828_674_930_518_819_410));
+        assert_eq!(decode(&bytes, shape), Ok(symbols));
+    }
 }
