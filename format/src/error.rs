@@ -99,7 +99,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotSdl(_) | Error::Truncated { .. } | Error::Corrupt(_) | Error::Checksum(_) => ErrorKind::Corrupt,
+            Error::NotSdl(_) | Error::Truncated { .. } | Error::Corrupt(_) | Error::Checksum(_) => {
+                ErrorKind::Corrupt
+            }
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::MissingBundle(_) | Error::Model(_) | Error::Diverged { .. } => ErrorKind::Model,
             Error::Limits { .. } => ErrorKind::Limits,

@@ -26,16 +26,21 @@ mod container;
 #[doc(hidden)]
 pub mod entropy;
 mod error;
+mod file;
 mod latent;
 mod picture;
 
 #[cfg(feature = "image")]
 pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};
 pub use codec::{
-    DecodeOptions, Decoder, EncodeOptions, Encoded, MAX_EFFORT, Model, Rate, Settings, StageTimes, Verified, decode, encode,
-    encode_with,
+    DecodeOptions, Decoder, EncodeOptions, Encoded, MAX_EFFORT, Model, Rate, Settings, StageTimes, Verified,
+    decode, encode, encode_with,
 };
-pub use container::{BundleRef, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, Method, MIN_HEADER_BYTES, SIGNATURE};
+pub use container::{
+    AlphaDepth, BundleRef, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES, Method,
+    SIGNATURE,
+};
 pub use error::{Error, ErrorKind};
+pub use file::write_whole;
 pub use picture::{Alpha, Colour, Metadata, Picture};
 pub use sdl_onnx as onnx;

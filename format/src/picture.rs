@@ -1,6 +1,6 @@
 //! Pictures as the codec takes and gives them: 8-bit sRGB or grey, alpha and metadata beside it.
 
-use crate::Error;
+use crate::{AlphaDepth, Error};
 
 /// The colour channels of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +34,16 @@ pub enum Alpha {
 }
 
 impl Alpha {
+    /// The depth of its samples.
+    #[must_use]
+    pub fn depth(&self) -> AlphaDepth {
+        match self {
+            Alpha::Eight(_) => AlphaDepth::Eight,
+            Alpha::Sixteen(_) => AlphaDepth::Sixteen,
+            Alpha::Float(_) => AlphaDepth::Float,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Alpha::Eight(samples) => samples.len(),
@@ -92,7 +102,10 @@ impl Picture {
     pub fn with_alpha(mut self, alpha: Alpha) -> Result<Self, Error> {
         let expected = self.width as usize * self.height as usize;
         if alpha.len() != expected {
-            return Err(Error::Parameter(format!("{} samples of alpha were given for {expected} pixels", alpha.len())));
+            return Err(Error::Parameter(format!(
+                "{} samples of alpha were given for {expected} pixels",
+                alpha.len()
+            )));
         }
         self.alpha = Some(alpha);
         Ok(self)
@@ -148,5 +161,7 @@ pub(crate) fn check_size(width: u32, height: u32) -> Result<(), Error> {
     if fits(width) && fits(height) {
         return Ok(());
     }
-    Err(Error::Parameter(format!("a picture of {width}x{height} cannot be stored; each side has 1 to 65,535 pixels")))
+    Err(Error::Parameter(format!(
+        "a picture of {width}x{height} cannot be stored; each side has 1 to 65,535 pixels"
+    )))
 }

@@ -8,15 +8,16 @@ use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
-use crate::{Alpha, Error};
+use crate::{Alpha, AlphaDepth, Error};
 
 pub(crate) fn encode(alpha: &Alpha, width: usize) -> Result<Vec<u8>, Error> {
-    let (bits, samples): (u8, Vec<u32>) = match alpha {
-        Alpha::Eight(samples) => (8, samples.iter().map(|&s| u32::from(s)).collect()),
-        Alpha::Sixteen(samples) => (16, samples.iter().map(|&s| u32::from(s)).collect()),
-        Alpha::Float(samples) => (32, samples.iter().map(|s| s.to_bits()).collect()),
+    let samples: Vec<u32> = match alpha {
+        Alpha::Eight(samples) => samples.iter().map(|&s| u32::from(s)).collect(),
+        Alpha::Sixteen(samples) => samples.iter().map(|&s| u32::from(s)).collect(),
+        Alpha::Float(samples) => samples.iter().map(|s| s.to_bits()).collect(),
     };
-    let mut encoder = ZlibEncoder::new(vec![bits], Compression::best());
+    let bits = alpha.depth().bits();
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     let mut planes = Vec::new();
     for row in samples.chunks(width) {
         planes.clear();
@@ -32,11 +33,8 @@ pub(crate) fn encode(alpha: &Alpha, width: usize) -> Result<Vec<u8>, Error> {
     Ok(encoder.finish()?)
 }
 
-pub(crate) fn decode(payload: &[u8], width: usize, height: usize) -> Result<Alpha, Error> {
-    let (&bits, data) = payload.split_first().ok_or_else(|| Error::corrupt("the alpha chunk is empty"))?;
-    if !matches!(bits, 8 | 16 | 32) {
-        return Err(Error::corrupt(format!("the alpha chunk has {bits} bits a sample")));
-    }
+pub(crate) fn decode(data: &[u8], depth: AlphaDepth, width: usize, height: usize) -> Result<Alpha, Error> {
+    let bits = depth.bits();
     let bytes = usize::from(bits / 8);
     let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
     let mut decoder = ZlibDecoder::new(data);
@@ -46,7 +44,8 @@ pub(crate) fn decode(payload: &[u8], width: usize, height: usize) -> Result<Alph
         decoder.read_exact(&mut row).map_err(|e| Error::corrupt(format!("the alpha plane: {e}")))?;
         let mut left = 0u32;
         for x in 0..width {
-            let difference = (0..bytes).fold(0u32, |value, plane| value << 8 | u32::from(row[plane * width + x]));
+            let difference =
+                (0..bytes).fold(0u32, |value, plane| value << 8 | u32::from(row[plane * width + x]));
             left = left.wrapping_add(difference) & mask;
             samples.push(left);
         }
@@ -54,10 +53,10 @@ pub(crate) fn decode(payload: &[u8], width: usize, height: usize) -> Result<Alph
     if decoder.read(&mut [0]).map_err(|e| Error::corrupt(format!("the alpha plane: {e}")))? != 0 {
         return Err(Error::corrupt("the alpha plane has more samples than the picture"));
     }
-    Ok(match bits {
-        8 => Alpha::Eight(samples.into_iter().map(|s| s as u8).collect()),
-        16 => Alpha::Sixteen(samples.into_iter().map(|s| s as u16).collect()),
-        _ => Alpha::Float(samples.into_iter().map(f32::from_bits).collect()),
+    Ok(match depth {
+        AlphaDepth::Eight => Alpha::Eight(samples.into_iter().map(|s| s as u8).collect()),
+        AlphaDepth::Sixteen => Alpha::Sixteen(samples.into_iter().map(|s| s as u16).collect()),
+        AlphaDepth::Float => Alpha::Float(samples.into_iter().map(f32::from_bits).collect()),
     })
 }
 
@@ -76,10 +75,10 @@ mod tests {
         ];
         for alpha in planes {
             let payload = encode(&alpha, 37).unwrap();
-            assert_eq!(decode(&payload, 37, 11).unwrap(), alpha);
-            assert!(decode(&payload[..payload.len() - 5], 37, 11).is_err());
-            assert!(decode(&payload, 37, 10).is_err());
+            assert_eq!(decode(&payload, alpha.depth(), 37, 11).unwrap(), alpha);
+            assert!(decode(&payload[..payload.len() - 5], alpha.depth(), 37, 11).is_err());
+            assert!(decode(&payload, alpha.depth(), 37, 10).is_err());
         }
-        assert!(decode(&[], 1, 1).is_err() && decode(&[9, 0], 1, 1).is_err());
+        assert!(decode(&[], AlphaDepth::Eight, 1, 1).is_err());
     }
 }

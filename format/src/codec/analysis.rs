@@ -13,7 +13,13 @@ const MARGIN_PIXELS: usize = 64;
 /// The latent of `tile` on its padded grid, (C, H, W), scaled as the bundle says.
 ///
 /// `grid` is the latent of the whole picture.
-pub(crate) fn analyse(model: &Model, graph: &dyn Graph, picture: &Picture, grid: Grid, tile: Rect) -> Result<Vec<f32>, Error> {
+pub(crate) fn analyse(
+    model: &Model,
+    graph: &dyn Graph,
+    picture: &Picture,
+    grid: Grid,
+    tile: Rect,
+) -> Result<Vec<f32>, Error> {
     let stride = model.stride();
     let padded = model.padded(tile.grid());
     // The window in latent positions: the padded tile and a margin as far as the (padded) picture goes.
@@ -21,12 +27,20 @@ pub(crate) fn analyse(model: &Model, graph: &dyn Graph, picture: &Picture, grid:
     let margin = MARGIN_PIXELS.div_ceil(stride);
     let window = Rect { height: padded.height, width: padded.width, ..tile }.grown(margin, whole);
     let (height, width) = (window.height * stride, window.width * stride);
-    let pixels = gather(picture, window.y * stride, window.x * stride, height, width, model.bundle().manifest().pixels.range);
+    let pixels = gather(
+        picture,
+        window.y * stride,
+        window.x * stride,
+        height,
+        width,
+        model.bundle().manifest().pixels.range,
+    );
     let shape = [1, 3, height, width];
     let input = &graph.inputs()[0].name;
     let output = &graph.outputs()[0].name;
     let result = graph.run(&[(input, TensorView::f32(&shape, &pixels)?)], &[output])?;
-    let latent = result.into_iter().next().ok_or_else(|| Error::corrupt("the analysis graph returned nothing"))?;
+    let latent =
+        result.into_iter().next().ok_or_else(|| Error::corrupt("the analysis graph returned nothing"))?;
     let shape = latent.shape().to_vec();
     let channels = model.channels();
     if shape.len() != 4 || shape[1] < channels || shape[2] != window.height || shape[3] != window.width {

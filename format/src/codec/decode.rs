@@ -15,7 +15,7 @@ use crate::entropy::{LatentShape, RangeDecoder};
 use crate::latent::scalar::{self, Quantiser};
 use crate::latent::trained::Grid;
 use crate::latent::{checksum_i16, checksum_i32};
-use crate::{Colour, Error, Header, Metadata, Method, Picture};
+use crate::{AlphaDepth, Colour, Error, Header, Metadata, Method, Picture};
 
 /// Memory that a picture may take unless the caller says otherwise: enough for 250 megapixels.
 const DEFAULT_MAX_BYTES: u64 = 1 << 30;
@@ -209,8 +209,8 @@ impl<R: Read> Decoder<R> {
         self.times.synthesis = began.elapsed();
 
         let mut picture = Picture::new(width, height, colour, pixels)?;
-        if let Some(payload) = parts.alpha {
-            picture = picture.with_alpha(alpha::decode(&payload, width as usize, height as usize)?)?;
+        if let Some((depth, payload)) = parts.alpha {
+            picture = picture.with_alpha(alpha::decode(&payload, depth, width as usize, height as usize)?)?;
         }
         picture.metadata = self.metadata.clone();
         self.times.total = start.elapsed();
@@ -226,8 +226,13 @@ impl<R: Read> Decoder<R> {
         let model = self.model_for_file(options)?;
         let parts = self.read_parts(&model, options)?;
         self.decode_latent(&model, &parts, options)?;
-        if let Some(payload) = &parts.alpha {
-            alpha::decode(payload, usize::from(self.header().width), usize::from(self.header().height))?;
+        if let Some((depth, payload)) = &parts.alpha {
+            alpha::decode(
+                payload,
+                *depth,
+                usize::from(self.header().width),
+                usize::from(self.header().height),
+            )?;
         }
         Ok(Verified { tiles: parts.latents.len(), metadata: self.metadata.clone() })
     }
@@ -252,7 +257,8 @@ impl<R: Read> Decoder<R> {
         let value = if header.method == Method::Trained { 2 } else { 4 };
         let pixels = u64::from(header.width) * u64::from(header.height);
         // Twice the latent: tiles as they are decoded, and the whole.
-        let needed = pixels * samples + 2 * value * (grid.area() * model.channels()) as u64;
+        let alpha = header.alpha.map_or(0, |depth| pixels * (4 + u64::from(depth.bits() / 8)));
+        let needed = pixels * samples + alpha + 2 * value * (grid.area() * model.channels()) as u64;
         if needed > options.max_bytes {
             return Err(Error::Limits {
                 what: "the picture",
@@ -270,7 +276,9 @@ impl<R: Read> Decoder<R> {
                 chunk_type::QUANTISER if parts.quantiser.is_none() && parts.latents.is_empty() => {
                     parts.quantiser = Some(Quantiser::parse(&payload, model.channels())?);
                 }
-                chunk_type::ALPHA if parts.alpha.is_none() && parts.latents.is_empty() => parts.alpha = Some(payload),
+                chunk_type::ALPHA if parts.alpha.is_none() && parts.latents.is_empty() => {
+                    parts.alpha = header.alpha.map(|depth| (depth, payload));
+                }
                 _ => {
                     return Err(Error::corrupt(format!(
                         "a chunk of type `{}` stands where none may",
@@ -286,17 +294,18 @@ impl<R: Read> Decoder<R> {
         if (header.method == Method::Scalar) != parts.quantiser.is_some() {
             return Err(Error::corrupt("the quantiser is missing, or there is one where none belongs"));
         }
-        if parts.alpha.is_some() && needed + 4 * pixels > options.max_bytes.saturating_mul(2) {
-            return Err(Error::Limits {
-                what: "the alpha plane",
-                needed: format!("{} bytes", 4 * pixels),
-                limit: format!("{} bytes", options.max_bytes),
-            });
+        if header.alpha.is_some() != parts.alpha.is_some() {
+            return Err(Error::corrupt("the alpha plane is missing, or there is one where none belongs"));
         }
         Ok(parts)
     }
 
-    fn decode_latent(&mut self, model: &Model, parts: &Parts, options: &DecodeOptions) -> Result<(Grid, Latent), Error> {
+    fn decode_latent(
+        &mut self,
+        model: &Model,
+        parts: &Parts,
+        options: &DecodeOptions,
+    ) -> Result<(Grid, Latent), Error> {
         let header = self.header().clone();
         let grid = latent_grid(header.width.into(), header.height.into(), model.stride());
         let rects = tiles(grid);
@@ -307,7 +316,8 @@ impl<R: Read> Decoder<R> {
                 let decoded = parallel::map(&rects, at_once, |tile, rect| {
                     let began = Instant::now();
                     let (stored, data) = split_checksum(&parts.latents[tile], tile)?;
-                    let shape = LatentShape { channels: model.channels(), height: rect.height, width: rect.width };
+                    let shape =
+                        LatentShape { channels: model.channels(), height: rect.height, width: rect.width };
                     let symbols = scalar::decode(data, shape)?;
                     if checksum_i32(&symbols) != stored {
                         return Err(Error::Checksum(format!("the symbols of tile {tile}")));
@@ -317,7 +327,8 @@ impl<R: Read> Decoder<R> {
                 times.entropy = decoded.iter().map(|(_, time)| *time).sum();
                 // The bundle's latent is (raw - shift) * scale; its graph takes the raw one.
                 let settings = &model.bundle().manifest().latent;
-                let mut whole = place(grid, model.channels(), &rects, decoded.into_iter().map(|(values, _)| values));
+                let mut whole =
+                    place(grid, model.channels(), &rects, decoded.into_iter().map(|(values, _)| values));
                 for (c, plane) in whole.chunks_exact_mut(grid.area()).enumerate() {
                     let (scale, shift) = (settings.scale.at(c), settings.shift.at(c));
                     plane.iter_mut().for_each(|v| *v = *v / scale + shift);
@@ -358,7 +369,7 @@ impl<R: Read> Decoder<R> {
 /// The chunks that make the picture.
 struct Parts {
     quantiser: Option<Quantiser>,
-    alpha: Option<Vec<u8>>,
+    alpha: Option<(AlphaDepth, Vec<u8>)>,
     latents: Vec<Vec<u8>>,
 }
 
@@ -370,7 +381,12 @@ fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
 }
 
 /// Tiles (C, H, W) each to one latent of the whole picture.
-fn place<T: Copy + Default>(grid: Grid, channels: usize, rects: &[Rect], parts: impl Iterator<Item = Vec<T>>) -> Vec<T> {
+fn place<T: Copy + Default>(
+    grid: Grid,
+    channels: usize,
+    rects: &[Rect],
+    parts: impl Iterator<Item = Vec<T>>,
+) -> Vec<T> {
     if rects.len() == 1 {
         return parts.flatten().collect();
     }
@@ -384,4 +400,3 @@ fn place<T: Copy + Default>(grid: Grid, channels: usize, rects: &[Rect], parts: 
     }
     whole
 }
-

@@ -52,7 +52,12 @@ pub struct EncodeOptions {
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        EncodeOptions { rate: Rate::Quality(DEFAULT_QUALITY), effort: DEFAULT_EFFORT, threads: 0, duration: None }
+        EncodeOptions {
+            rate: Rate::Quality(DEFAULT_QUALITY),
+            effort: DEFAULT_EFFORT,
+            threads: 0,
+            duration: None,
+        }
     }
 }
 
@@ -177,10 +182,14 @@ impl<'a> Encoder<'a> {
             analysis::analyse(model, graph.as_ref(), picture, grid, rect)
         })?;
         let hyper = match model.tables() {
-            Some(_) => Some((model.graph(role::HYPER_ANALYSIS, threads)?, model.graph(role::HYPER_SYNTHESIS, threads)?)),
+            Some(_) => Some((
+                model.graph(role::HYPER_ANALYSIS, threads)?,
+                model.graph(role::HYPER_SYNTHESIS, threads)?,
+            )),
             None => None,
         };
-        let alpha = picture.alpha().map(|plane| alpha::encode(plane, picture.width() as usize)).transpose()?;
+        let alpha =
+            picture.alpha().map(|plane| alpha::encode(plane, picture.width() as usize)).transpose()?;
         let tiles = rects.into_iter().zip(latents).collect();
         Ok(Encoder { model, picture, tiles, alpha, duration: options.duration, tiles_at_once, hyper })
     }
@@ -194,6 +203,7 @@ impl<'a> Encoder<'a> {
             quality: point.quality,
             grey: self.picture.colour() == Colour::Grey,
             natural: false,
+            alpha: self.picture.alpha().map(crate::Alpha::depth),
             method: self.model.method(),
             bundle: self.model.reference(),
             duration: self.duration,
@@ -278,7 +288,12 @@ fn scalar_tile(quantiser: &Quantiser, grid: Grid, latent: &[f32]) -> Result<Vec<
 }
 
 /// Runs the hyper-synthesis: hyper-latent to means on the padded grid.
-pub(crate) fn hyper_mean(graph: &dyn Graph, z: &[i8], tables: &Tables, grid: Grid) -> Result<Vec<f32>, Error> {
+pub(crate) fn hyper_mean(
+    graph: &dyn Graph,
+    z: &[i8],
+    tables: &Tables,
+    grid: Grid,
+) -> Result<Vec<f32>, Error> {
     let hyper = grid.hyper();
     let input: Vec<f32> = z.iter().map(|&v| f32::from(v)).collect();
     let shape = [1, tables.hyper_channels, hyper.height, hyper.width];

@@ -13,12 +13,18 @@ use crate::{Error, Metadata};
 const MAX_BYTES: u64 = 64 << 20;
 
 pub(crate) fn write(metadata: &Metadata, writer: &mut ChunkWriter) -> Result<(), Error> {
-    let parts =
-        [(chunk_type::ICC, &metadata.icc), (chunk_type::EXIF, &metadata.exif), (chunk_type::XMP, &metadata.xmp)];
+    let parts = [
+        (chunk_type::ICC, &metadata.icc),
+        (chunk_type::EXIF, &metadata.exif),
+        (chunk_type::XMP, &metadata.xmp),
+    ];
     for (kind, bytes) in parts {
         if let Some(bytes) = bytes {
             if bytes.len() as u64 > MAX_BYTES {
-                return Err(Error::Parameter(format!("{} bytes of metadata; the format takes 64 MiB", bytes.len())));
+                return Err(Error::Parameter(format!(
+                    "{} bytes of metadata; the format takes 64 MiB",
+                    bytes.len()
+                )));
             }
             let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
             encoder.write_all(bytes)?;

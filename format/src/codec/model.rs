@@ -183,7 +183,8 @@ impl Model {
             provider: self.settings.provider.clone(),
             ..RunOptions::default()
         };
-        sdl_onnx::engine_for(&options).map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
+        sdl_onnx::engine_for(&options)
+            .map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
     }
 }
 

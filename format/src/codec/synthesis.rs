@@ -53,7 +53,9 @@ pub(crate) fn synthesise(
         for y in outer.y..outer.y + outer.height {
             let from = (c * grid.height + y) * grid.width + outer.x;
             match latent {
-                Latent::Exact(values) => input.extend(values[from..from + outer.width].iter().map(|&v| f32::from(v))),
+                Latent::Exact(values) => {
+                    input.extend(values[from..from + outer.width].iter().map(|&v| f32::from(v)))
+                }
                 Latent::Float(values) => input.extend_from_slice(&values[from..from + outer.width]),
             }
         }
@@ -62,11 +64,13 @@ pub(crate) fn synthesise(
     let name = &graph.inputs()[0].name;
     let output = &graph.outputs()[0].name;
     let result = graph.run(&[(name, TensorView::f32(&shape, &input)?)], &[output])?;
-    let result = result.into_iter().next().ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?;
+    let result =
+        result.into_iter().next().ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?;
     let pixels = &model.bundle().manifest().pixels;
     let stride = model.stride();
     let packing = pixels.packing.max(1);
-    let expected = [1, 3 * packing * packing, outer.height * stride / packing, outer.width * stride / packing];
+    let expected =
+        [1, 3 * packing * packing, outer.height * stride / packing, outer.width * stride / packing];
     let (shape, data) = result.into_parts();
     if shape != expected {
         return Err(Error::corrupt(format!(

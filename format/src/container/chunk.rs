@@ -23,8 +23,14 @@ pub(crate) mod chunk_type {
     pub const LATENT: u8 = b'L';
 }
 
-const KNOWN: [u8; 6] =
-    [chunk_type::ICC, chunk_type::EXIF, chunk_type::XMP, chunk_type::QUANTISER, chunk_type::ALPHA, chunk_type::LATENT];
+const KNOWN: [u8; 6] = [
+    chunk_type::ICC,
+    chunk_type::EXIF,
+    chunk_type::XMP,
+    chunk_type::QUANTISER,
+    chunk_type::ALPHA,
+    chunk_type::LATENT,
+];
 /// What is read at a time: memory grows with the bytes that are really there, not with a length that a file claims.
 const STEP: usize = 1 << 16;
 
@@ -51,8 +57,9 @@ impl ChunkWriter {
 
     pub fn finish(mut self) -> Result<Vec<u8>, Error> {
         let length = self.len();
-        self.header.length = u32::try_from(length)
-            .map_err(|_| Error::Parameter(format!("the file would have {length} bytes; the format ends at 4 GiB")))?;
+        self.header.length = u32::try_from(length).map_err(|_| {
+            Error::Parameter(format!("the file would have {length} bytes; the format ends at 4 GiB"))
+        })?;
         let head = self.header.to_bytes();
         let mut file = Vec::with_capacity(length as usize);
         file.extend_from_slice(&head);
@@ -118,7 +125,9 @@ impl<R: Read> ChunkReader<R> {
 
     fn byte(&mut self, place: &'static str) -> Result<u8, Error> {
         if self.left() == 0 {
-            return Err(Error::corrupt(format!("the {place} does not fit into the length that the header says")));
+            return Err(Error::corrupt(format!(
+                "the {place} does not fit into the length that the header says"
+            )));
         }
         let mut byte = [0];
         if read_up_to(&mut self.input, &mut byte)? == 0 {
@@ -136,7 +145,10 @@ impl<R: Read> ChunkReader<R> {
                 let mut more = [0];
                 return match read_up_to(&mut self.input, &mut more)? {
                     0 => Ok(None),
-                    _ => Err(Error::corrupt(format!("bytes follow the end of the picture at {}", self.position))),
+                    _ => Err(Error::corrupt(format!(
+                        "bytes follow the end of the picture at {}",
+                        self.position
+                    ))),
                 };
             }
             let start = self.position;
@@ -151,7 +163,9 @@ impl<R: Read> ChunkReader<R> {
                 if byte & 0x80 == 0 {
                     // One way to write each length: a file has one form.
                     if byte == 0 && shift > 0 {
-                        return Err(Error::corrupt(format!("the length of the chunk at {start} is not minimal")));
+                        return Err(Error::corrupt(format!(
+                            "the length of the chunk at {start} is not minimal"
+                        )));
                     }
                     break;
                 }
@@ -188,7 +202,9 @@ impl<R: Read> ChunkReader<R> {
                 return Ok(Some((kind, payload)));
             }
             if !kind.is_ascii_lowercase() {
-                return Err(Error::Unsupported(format!("the file has a critical chunk of unknown type {kind:#04x}")));
+                return Err(Error::Unsupported(format!(
+                    "the file has a critical chunk of unknown type {kind:#04x}"
+                )));
             }
         }
     }
@@ -221,6 +237,7 @@ mod tests {
             quality: 5,
             grey: false,
             natural: false,
+            alpha: None,
             method: Method::Trained,
             bundle: BundleRef::BuiltIn(0),
             duration: None,

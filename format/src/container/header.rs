@@ -16,6 +16,9 @@ const FLAG_GREY: u8 = 1;
 const FLAG_DURATION: u8 = 2;
 const FLAG_NATURAL: u8 = 4;
 const METHOD_SHIFT: u32 = 4;
+const METHOD_MASK: u8 = 3;
+const ALPHA_SHIFT: u32 = 6;
+const RESERVED: u8 = 8;
 /// The value of the bundle byte that announces 8 bytes of a bundle's id.
 const NAMED_BUNDLE: u8 = 0xff;
 
@@ -55,6 +58,46 @@ impl Method {
     }
 }
 
+/// The depth of an alpha plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AlphaDepth {
+    /// 8 bits, 255 is opaque.
+    Eight,
+    /// 16 bits, 65,535 is opaque.
+    Sixteen,
+    /// Floating point, 1.0 is opaque.
+    Float,
+}
+
+impl AlphaDepth {
+    fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(AlphaDepth::Eight),
+            2 => Some(AlphaDepth::Sixteen),
+            3 => Some(AlphaDepth::Float),
+            _ => None,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            AlphaDepth::Eight => 1,
+            AlphaDepth::Sixteen => 2,
+            AlphaDepth::Float => 3,
+        }
+    }
+
+    /// Bits of a sample.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        match self {
+            AlphaDepth::Eight => 8,
+            AlphaDepth::Sixteen => 16,
+            AlphaDepth::Float => 32,
+        }
+    }
+}
+
 /// The bundle that decodes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BundleRef {
@@ -88,6 +131,8 @@ pub struct Header {
     pub grey: bool,
     /// The author meant the `natural` decoder.
     pub natural: bool,
+    /// The depth of the alpha plane, if the picture has one.
+    pub alpha: Option<AlphaDepth>,
     /// How the latent is coded.
     pub method: Method,
     /// The bundle that decodes it.
@@ -125,8 +170,8 @@ impl Header {
             return Err(Error::Unsupported(format!("the file has format version {}", fixed[12])));
         }
         let flags = fixed[13];
-        let method = Method::from_code(flags >> METHOD_SHIFT)?;
-        if flags & 0x0f & !(FLAG_GREY | FLAG_DURATION | FLAG_NATURAL) != 0 {
+        let method = Method::from_code(flags >> METHOD_SHIFT & METHOD_MASK)?;
+        if flags & RESERVED != 0 {
             return Err(Error::Unsupported("the header has an unknown flag".to_owned()));
         }
         let mut header = Header {
@@ -136,6 +181,7 @@ impl Header {
             quality: fixed[18],
             grey: flags & FLAG_GREY != 0,
             natural: flags & FLAG_NATURAL != 0,
+            alpha: AlphaDepth::from_code(flags >> ALPHA_SHIFT),
             method,
             bundle: BundleRef::BuiltIn(fixed[19]),
             duration: None,
@@ -175,6 +221,7 @@ impl Header {
         LE::write_u32(&mut bytes[8..], self.length);
         bytes[12] = VERSION;
         bytes[13] = self.method.code() << METHOD_SHIFT
+            | self.alpha.map_or(0, AlphaDepth::code) << ALPHA_SHIFT
             | if self.grey { FLAG_GREY } else { 0 }
             | if self.duration.is_some() { FLAG_DURATION } else { 0 }
             | if self.natural { FLAG_NATURAL } else { 0 };
@@ -207,6 +254,7 @@ mod tests {
             quality: 50,
             grey: false,
             natural: false,
+            alpha: None,
             method: Method::Trained,
             bundle: BundleRef::BuiltIn(0),
             duration: None,
@@ -219,6 +267,7 @@ mod tests {
         let full = Header {
             grey: true,
             natural: true,
+            alpha: Some(AlphaDepth::Float),
             method: Method::Scalar,
             bundle: BundleRef::Named([1, 2, 3, 4, 5, 6, 7, 8]),
             duration: Some(40_000),
@@ -237,14 +286,16 @@ mod tests {
     #[test]
     fn what_is_no_header_is_refused_with_its_reason() {
         assert!(matches!(Header::parse(b"\x89PNG"), Err(Error::NotSdl(_))));
-        assert!(matches!(Header::parse(b"\x93SDL\n\x1a\n"), Err(Error::NotSdl(reason)) if reason.contains("binary mode")));
+        assert!(
+            matches!(Header::parse(b"\x93SDL\n\x1a\n"), Err(Error::NotSdl(reason)) if reason.contains("binary mode"))
+        );
         let broken = |change: fn(&mut Vec<u8>)| {
             let mut bytes = header().to_bytes();
             change(&mut bytes);
             Header::parse(&bytes).unwrap_err().to_string()
         };
         assert!(broken(|b| b[12] = 9).contains("version 9"));
-        assert!(broken(|b| b[13] = 0xf0).contains("method 15"));
+        assert!(broken(|b| b[13] = 0x30).contains("method 3"));
         assert!(broken(|b| b[13] = 8).contains("unknown flag"));
         assert!(broken(|b| b[14..16].fill(0)).contains("no pixels"));
         assert!(broken(|b| b[18] = 101).contains("quality 101"));

@@ -4,7 +4,7 @@ mod chunk;
 mod header;
 
 pub(crate) use chunk::{ChunkReader, ChunkWriter, chunk_type};
-pub use header::{BundleRef, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES, Method, SIGNATURE};
+pub use header::{AlphaDepth, BundleRef, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES, Method, SIGNATURE};
 
 /// The media type of SDL files.
 pub const MEDIA_TYPE: &str = "image/x-sdl";

@@ -22,7 +22,10 @@ impl Quantiser {
     pub fn parse(bytes: &[u8], channels: usize) -> Result<Self, Error> {
         let mut step: Vec<f32> = bytes.chunks_exact(4).map(LE::read_f32).collect();
         if bytes.len() != 4 && bytes.len() != 4 * channels {
-            return Err(Error::corrupt(format!("{} bytes of quantiser for {channels} channels", bytes.len())));
+            return Err(Error::corrupt(format!(
+                "{} bytes of quantiser for {channels} channels",
+                bytes.len()
+            )));
         }
         if step.iter().any(|s| !s.is_finite() || *s <= 0.0) {
             return Err(Error::corrupt("a quantiser step is not a positive number"));
@@ -36,7 +39,10 @@ impl Quantiser {
         let area = latent.len() / self.step.len();
         let plane = |(plane, step): (&[f32], &f32)| {
             let inverse = 1.0 / step;
-            plane.iter().map(move |v| (v * inverse).round_ties_even().clamp(-1e6, 1e6) as i32).collect::<Vec<_>>()
+            plane
+                .iter()
+                .map(move |v| (v * inverse).round_ties_even().clamp(-1e6, 1e6) as i32)
+                .collect::<Vec<_>>()
         };
         latent.chunks_exact(area).zip(&self.step).flat_map(plane).collect()
     }

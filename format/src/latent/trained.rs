@@ -23,8 +23,8 @@ const LATENT_CLIP: i64 = 2047;
 pub(crate) const HYPER_CLIP: i32 = 127;
 /// round(256 ln(1 + n)): what the magnitudes of four neighbours say of the scale.
 const MAGNITUDE: [i32; 32] = [
-    0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779, 791, 803, 814,
-    824, 834, 844, 853, 862, 871, 879, 887,
+    0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779,
+    791, 803, 814, 824, 834, 844, 853, 862, 871, 879, 887,
 ];
 /// Most channels that a table file may declare.
 const MAX_CHANNELS: usize = 1024;
@@ -138,7 +138,13 @@ impl Tables {
     }
 
     /// The hyper-latent, channel by channel, rows from the top.
-    pub fn encode_hyper(&self, level: u8, z: &[i8], grid: Grid, encoder: &mut RangeEncoder) -> Result<(), Error> {
+    pub fn encode_hyper(
+        &self,
+        level: u8,
+        z: &[i8],
+        grid: Grid,
+        encoder: &mut RangeEncoder,
+    ) -> Result<(), Error> {
         for (k, plane) in z.chunks_exact(grid.hyper().area()).enumerate() {
             let (mean, table) = self.hyper_model(level, k);
             for &value in plane {
@@ -148,17 +154,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Bits of the hyper-latent in 1/256.
-    pub fn hyper_cost(&self, level: u8, z: &[i8], grid: Grid) -> u64 {
-        let plane_cost = |(k, plane): (usize, &[i8])| {
-            let (mean, table) = self.hyper_model(level, k);
-            plane.iter().map(|&value| u64::from(table.cost(i32::from(value) - mean))).sum::<u64>()
-        };
-        z.chunks_exact(grid.hyper().area()).enumerate().map(plane_cost).sum()
-    }
-
     /// The inverse of [`encode_hyper`](Self::encode_hyper).
-    pub fn decode_hyper(&self, level: u8, grid: Grid, decoder: &mut RangeDecoder<'_>) -> Result<Vec<i8>, Error> {
+    pub fn decode_hyper(
+        &self,
+        level: u8,
+        grid: Grid,
+        decoder: &mut RangeDecoder<'_>,
+    ) -> Result<Vec<i8>, Error> {
         let area = grid.hyper().area();
         let mut z = Vec::with_capacity(area * self.hyper_channels);
         for k in 0..self.hyper_channels {
@@ -198,7 +200,8 @@ impl Tables {
                         continue;
                     }
                     for (channel, (row, &bias)) in map.chunks_exact(k).zip(bias).enumerate() {
-                        let sum: i32 = row.iter().zip(&column).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                        let sum: i32 =
+                            row.iter().zip(&column).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
                         indices[channel * grid.area() + y * grid.width + x] = sum + i32::from(bias);
                     }
                 }
@@ -232,7 +235,8 @@ impl Tables {
             let ungain = i64::from(self.ungain[self.row(level) * self.channels + c]);
             let dequantise = |mean: i32, symbol: i32| {
                 let value = i64::from(mean) + (i64::from(symbol) << MEAN_BITS);
-                ((value * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS).clamp(-LATENT_CLIP, LATENT_CLIP) as i16
+                ((value * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS).clamp(-LATENT_CLIP, LATENT_CLIP)
+                    as i16
             };
             let indices = &indices[c * grid.area()..][..grid.area()];
             let means = &mean[c * padded.area()..][..padded.area()];
@@ -257,17 +261,25 @@ impl Tables {
                 for x in ((y + 1) % 2..width).step_by(2) {
                     let at = y * width + x;
                     let middle = (y + 1) * stride + x + 1;
-                    let around =
-                        [symbols[middle - stride], symbols[middle - 1], symbols[middle + 1], symbols[middle + stride]];
+                    let around = [
+                        symbols[middle - stride],
+                        symbols[middle - 1],
+                        symbols[middle + 1],
+                        symbols[middle + stride],
+                    ];
                     let magnitude = around.iter().map(|s| s.unsigned_abs()).sum::<u32>().min(31) as usize;
                     let context = shift_round(scale_weight * MAGNITUDE[magnitude], CONTEXT_BITS);
                     let index = shift_round(indices[at] + context, INDEX_BITS).clamp(0, 63);
                     // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
-                    let sum: i64 = around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
+                    let sum: i64 =
+                        around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
                     let shift = ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32;
                     let mean = (means[y * padded.width + x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP) + shift;
-                    let s =
-                        if index > 0 { symbol(&self.cdf[index as usize], c * grid.area() + at, mean)? } else { 0 };
+                    let s = if index > 0 {
+                        symbol(&self.cdf[index as usize], c * grid.area() + at, mean)?
+                    } else {
+                        0
+                    };
                     latent[at] = dequantise(mean, s);
                 }
             }
