@@ -134,7 +134,7 @@ class Synthesis(nn.Module):
 
 class Model(nn.Module):
     def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
-                 lambda_min=0.0005, lambda_max=0.09):
+                 lambda_min=0.00012, lambda_max=0.09):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max

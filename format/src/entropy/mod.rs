@@ -4,7 +4,7 @@
 //! - [`CdfTable`], [`CdfSet`]: frozen tables of a bundle, for models with a trained hyper-latent.
 //! - [`universal`]: an adaptive coder for latents of any autoencoder.
 //!
-//! Everything here is integer arithmetic whose results are part of the format (docs/coder.md): a change of one
+//! Everything here is integer arithmetic whose results are part of the format (docs/FORMAT.md part II): a change of one
 //! constant makes old files unreadable.
 
 mod range;

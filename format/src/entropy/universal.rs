@@ -10,7 +10,7 @@
 //! 3. The symbol is compared with thresholds that lead away from the prediction. For each decision the experts and
 //!    two adaptive counters give a probability each, and two logistic mixers (as in Mahoney's PAQ) make one of them.
 //!
-//! All of it is integer arithmetic, so encoder and decoder agree on every machine; docs/coder.md specifies it.
+//! All of it is integer arithmetic, so encoder and decoder agree on every machine; docs/FORMAT.md part II specifies it.
 
 use super::{EntropyError, RangeDecoder, RangeEncoder, SYMBOL_LIMIT};
 use std::sync::LazyLock;
