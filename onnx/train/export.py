@@ -78,10 +78,21 @@ class Builder:
         return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
                          group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
 
+    def compact(self, w):
+        """A float weight in 16 bits, as the sum of two 8-bit tensors: half the file, and both engines read it. (float16 is
+        unknown to the Rust engine.)"""
+        scale = np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / 32512
+        q = np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64)
+        high = (q + 128) >> 8
+        part = lambda q, s: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(s.astype(np.float32), "ws"),
+                                                           self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
+        return self.node("Add", [part(high, 256 * scale), part(q - 256 * high, scale)])
+
     def conv_float(self, x, weight, bias, stride=1, groups=1):
         k = weight.shape[2]
         pad = k // 2 if stride == 1 else 0
-        return self.node("Conv", [x, self.constant(weight.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
+        w = self.compact(weight) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
+        return self.node("Conv", [x, w, self.constant(bias.astype(np.float32), "b")],
                          group=groups, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[k, k])
 
     def model(self, inputs, outputs):
