@@ -29,6 +29,7 @@ def main():
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
     model = Model()
     model.load_state_dict({k: v.float() for k, v in checkpoint[args.weights].items()})
+    model.eval()
     quant.set_quantising(model, not args.float and bool(model.synthesis.out_up.scale > 0))
     files = sorted(f for f in pathlib.Path(args.images).iterdir() if f.suffix in (".png", ".webp"))[:: args.every]
     print("level    bpp   z_bpp   PSNR  MS-SSIM")

@@ -34,7 +34,7 @@ def measure(original, decoded, size):
 def pillow(picture, **options):
     buffer = io.BytesIO()
     picture.save(buffer, **options)
-    return measure(picture, Image.open(buffer), buffer.tell())
+    return measure(picture, Image.open(buffer), len(buffer.getbuffer()))
 
 
 def sdl(program, file, picture, options, folder):

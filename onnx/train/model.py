@@ -134,7 +134,7 @@ class Synthesis(nn.Module):
 
 class Model(nn.Module):
     def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
-                 lambda_min=0.00012, lambda_max=0.09):
+                 lambda_min=0.0002, lambda_max=0.03):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
@@ -200,9 +200,11 @@ class Model(nn.Module):
         z = self.hyper_analysis(y).float()
         z_mean = self.at_level(self.hyper_mean, level)
         z_hat = ste(z, torch.round(z).clamp(-127, 127))
-        z_bits = gaussian_bits(z + torch.rand_like(z) - 0.5 - z_mean, self.at_level(self.hyper_log_scale, level))
+        # Training sees noise in the place of rounding; a measurement counts what is really coded.
+        noisy = (lambda x, rounded: x + torch.rand_like(x) - 0.5) if self.training else (lambda x, rounded: rounded)
+        z_bits = gaussian_bits(noisy(z, z_hat) - z_mean, self.at_level(self.hyper_log_scale, level))
         mean, log_scale, symbols = self.quantise(y, z_hat, level)
-        y_bits = gaussian_bits(y - mean + torch.rand_like(y) - 0.5, log_scale)
+        y_bits = gaussian_bits(noisy(y - mean, symbols), log_scale)
         y_hat = (symbols + mean) * torch.exp(self.at_level(self.log_ungain, level))
         return self.synthesis(y_hat), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 

@@ -60,7 +60,11 @@ def optimisers(model, args):
     for name, p in model.named_parameters():
         is_matrix = p.dim() == 4 and p.shape[2] == 1 and p.shape[1] > 1 and "scale_map" not in name
         (matrices if is_matrix and args.optimiser == "muon" else rest).append(p)
-    result = [torch.optim.Adam(rest, lr=args.adam_lr, betas=(0.9, 0.99))]
+    # Logarithms of gains and scales have far to go: small networks around them settle sooner.
+    tables = [p for p in rest if p.dim() == 2 and p.shape[0] == model.anchors]
+    others = [p for p in rest if all(p is not t for t in tables)]
+    groups = [{"params": others}, {"params": tables, "lr": 4 * args.adam_lr}]
+    result = [torch.optim.Adam(groups, lr=args.adam_lr, betas=(0.9, 0.99))]
     if matrices:
         result.append(Muon(matrices, lr=args.lr))
     for o in result:
@@ -79,7 +83,8 @@ def loss_of(model, forward, x, level, ssim_share):
     distortion = (1 - ssim_share) * mse + ssim_share * 1330 * (1 - similarity)
     weight = model.lambda_of(level)
     bpp = (y_bits + z_bits) / pixels
-    loss = ((bpp + weight * distortion) * weight**-0.5).mean()
+    # The exponent gives the ends of the range of rates about the same share of the gradient.
+    loss = ((bpp + weight * distortion) * weight**-0.65).mean()
     return loss, bpp.mean(), mse.mean(), similarity.mean(), (z_bits / pixels).mean()
 
 
