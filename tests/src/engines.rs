@@ -54,5 +54,6 @@ pub fn built_in(backend: Backend) -> Model {
 pub fn blocks(backend: Backend) -> Model {
     static BUNDLE: OnceLock<Bundle> = OnceLock::new();
     let open = || Bundle::open(crate::folder("bundles").join("blocks")).expect("the bundle `blocks`");
-    Model::with_settings(BUNDLE.get_or_init(open).clone(), settings(backend)).expect("a bundle without tables")
+    Model::with_settings(BUNDLE.get_or_init(open).clone(), settings(backend))
+        .expect("a bundle without tables")
 }

@@ -241,7 +241,8 @@ fn with_alpha8(picture: Picture) -> Picture {
 
 fn with_alpha16(picture: Picture) -> Picture {
     let mut random = Random::new(16);
-    let samples = (0..picture.width() * picture.height()).map(|i| (i * 50) as u16 ^ (random.draw() & 3) as u16);
+    let samples =
+        (0..picture.width() * picture.height()).map(|i| (i * 50) as u16 ^ (random.draw() & 3) as u16);
     let samples = samples.collect();
     picture.with_alpha(Alpha::Sixteen(samples)).expect("a sample for each pixel")
 }
@@ -255,7 +256,7 @@ fn with_alpha_float(picture: Picture) -> Picture {
 /// A profile, Exif that turns the picture, and XMP.
 fn with_metadata(mut picture: Picture) -> Picture {
     picture.metadata = Metadata {
-        icc: Some(ColorProfile::new_display_p3().encode().expect("a profile")),
+        icc: Some(crate::profile(&ColorProfile::new_display_p3())),
         exif: Some(crate::exif(6)),
         xmp: Some(b"<x:xmpmeta xmlns:x=\"adobe:ns:meta/\">SDL</x:xmpmeta>".to_vec()),
     };
