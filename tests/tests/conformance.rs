@@ -2,8 +2,9 @@
 
 use std::io::{self, Read};
 use std::process::Command;
+use std::sync::Arc;
 
-use image_sdl::onnx::Backend;
+use image_sdl::onnx::{Backend, RunOptions, role};
 use image_sdl::{DecodeOptions, decode, encode_with};
 use sdl_tests::{
     Container, Vector, backends, bless, blocks, built_in, decoder, folder, options, photograph, pixel_sum,
@@ -128,6 +129,19 @@ fn a_picture_of_several_tiles_is_the_same_bytes_from_one_thread_and_from_three()
             decoder.decode(&DecodeOptions::default().with_threads(threads)).unwrap()
         };
         assert!(pixels(1) == pixels(3), "pixels differ");
+    }
+}
+
+#[test]
+fn graphs_of_a_small_bundle_stay_loaded_for_the_next_picture() {
+    let bytes = vectors().into_iter().find(|vector| vector.file == "1x1.sdl").unwrap().read();
+    decode(&bytes, &options(Backend::Rust, 1)).unwrap();
+    for role in [role::SYNTHESIS, role::HYPER_SYNTHESIS] {
+        let run = RunOptions { backend: Backend::Rust, threads: 1, ..RunOptions::default() };
+        let graph = image_sdl::onnx::builtin().unwrap().graph(role, &run).unwrap();
+        let weak = Arc::downgrade(&graph);
+        drop(graph);
+        assert!(weak.upgrade().is_some(), "nobody holds {role}");
     }
 }
 
