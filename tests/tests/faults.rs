@@ -1,4 +1,5 @@
 //! Damaged and hostile files: an error with its reason, never a panic and never other pixels.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! The `image` crate reads and writes SDL like any other format.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::Cursor;
 use std::sync::OnceLock;

@@ -1,4 +1,5 @@
 //! Random damage: no panic, no hang, no memory that the file does not justify, and no other pixels.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::time::{Duration, Instant};
 

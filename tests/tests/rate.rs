@@ -1,4 +1,5 @@
 //! How many bytes a picture takes, and how good it is for them.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use image_sdl::onnx::Backend;
 use image_sdl::{EncodeOptions, Error, Picture, decode, encode_with};
