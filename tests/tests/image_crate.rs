@@ -236,7 +236,8 @@ fn sixteen_bits_are_read_from_and_written_to_unaligned_buffers() {
         file
     };
     let file = encode(&bytes[1..]);
-    assert!(file == encode(&bytes[1..].to_vec()));
+    let aligned = bytes[1..].to_vec();
+    assert!(file == encode(&aligned));
     let read = |offset: usize| {
         let decoder = SdlDecoder::new(&file[..]).unwrap();
         let mut out = vec![0; offset + decoder.total_bytes() as usize];
