@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::sync::OnceCell;
-use sdl_onnx::{Backend, Bundle, Graph, RunOptions, Store, role};
+use once_cell::sync::{Lazy, OnceCell};
+use sdl_onnx::{Backend, Bundle, BundleId, Graph, RunOptions, Store, role};
 
 use crate::latent::trained::{Grid, Tables};
 use crate::{BundleRef, Error, Method};
@@ -26,7 +26,17 @@ pub struct Model {
     bundle: Bundle,
     tables: Option<Arc<Tables>>,
     settings: Settings,
+    graphs: Arc<Graphs>,
 }
+
+/// Loaded graphs by bundle, role and how they are run: `sdl_onnx` itself keeps none that nobody holds.
+#[derive(Debug, Default)]
+struct Graphs(Mutex<HashMap<GraphKey, Arc<dyn Graph>>>);
+
+type GraphKey = (BundleId, String, Settings, usize);
+
+/// The graphs of small bundles stay for the life of the process: a file opened on its own finds them loaded.
+static SMALL: Lazy<Arc<Graphs>> = Lazy::new(Arc::default);
 
 /// Graphs of more bytes run one tile at a time on all threads; smaller ones run a tile on each thread.
 const LARGE_GRAPH_BYTES: u64 = 16 << 20;
@@ -58,7 +68,8 @@ impl Model {
                 )));
             }
         }
-        Ok(Model { bundle, tables, settings })
+        let graphs = if is_large(&bundle) { Arc::default() } else { Arc::clone(&SMALL) };
+        Ok(Model { bundle, tables, settings, graphs })
     }
 
     /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
@@ -161,7 +172,7 @@ impl Model {
 
     /// How many tiles to work on at a time when `threads` are there, and how many threads each run gets.
     pub(crate) fn share(&self, threads: usize) -> (usize, usize) {
-        let large = self.bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES);
+        let large = is_large(&self.bundle);
         let accelerated = self.settings.provider.as_deref().is_some_and(|p| p != "cpu");
         if large || accelerated { (1, threads) } else { (threads, 1) }
     }
@@ -173,7 +184,15 @@ impl Model {
             device: self.settings.device,
             threads,
         };
-        Ok(self.bundle.graph(role, &options)?)
+        let key = (self.bundle.id(), role.to_owned(), self.settings.clone(), threads);
+        let kept = || self.graphs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(graph) = kept().get(&key) {
+            return Ok(Arc::clone(graph));
+        }
+        // Loading takes long, so nobody waits for the lock meanwhile; two who come at once are given one graph.
+        let graph = self.bundle.graph(role, &options)?;
+        kept().insert(key, Arc::clone(&graph));
+        Ok(graph)
     }
 
     /// The engine that runs its graphs, for people.
@@ -186,6 +205,10 @@ impl Model {
         sdl_onnx::engine_for(&options)
             .map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
     }
+}
+
+fn is_large(bundle: &Bundle) -> bool {
+    bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES)
 }
 
 type Cell = Arc<OnceCell<Option<Arc<Tables>>>>;

@@ -20,7 +20,9 @@ pub(crate) enum Latent {
 
 /// The windows that the synthesis runs on.
 pub(crate) fn windows(model: &Model, grid: Grid, threads: usize) -> Vec<Rect> {
-    let size = model.bundle().manifest().tiling.as_ref().map_or(WINDOW, |tiling| tiling.size);
+    // A manifest that gives no size, or 0, takes any.
+    let size = model.bundle().manifest().tiling.as_ref().map_or(0, |tiling| tiling.size);
+    let size = if size == 0 { WINDOW } else { size };
     let exact = model.bundle().manifest().pixels.exact;
     if exact && grid.area() <= size * size * 2 && grid.height < 4 * threads.max(1) * margin(model).max(1) {
         return cut(grid, grid.height, grid.width);
