@@ -21,12 +21,18 @@ pub struct Settings {
 }
 
 /// A model ready to encode and decode. Cheap to clone; weights are shared by the whole process.
+///
+/// Graphs that it has run stay loaded while it, or a clone of it, lives: keep one to code many pictures.
 #[derive(Debug, Clone)]
 pub struct Model {
     bundle: Bundle,
     tables: Option<Arc<Tables>>,
     settings: Settings,
+    loaded: Loaded,
 }
+
+/// Graphs by role and threads.
+type Loaded = Arc<Mutex<HashMap<(String, usize), Arc<dyn Graph>>>>;
 
 /// Graphs of more bytes run one tile at a time on all threads; smaller ones run a tile on each thread.
 const LARGE_GRAPH_BYTES: u64 = 16 << 20;
@@ -58,7 +64,7 @@ impl Model {
                 )));
             }
         }
-        Ok(Model { bundle, tables, settings })
+        Ok(Model { bundle, tables, settings, loaded: Loaded::default() })
     }
 
     /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
@@ -167,13 +173,21 @@ impl Model {
     }
 
     pub(crate) fn graph(&self, role: &str, threads: usize) -> Result<Arc<dyn Graph>, Error> {
+        let key = (role.to_owned(), threads);
+        let loaded = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(graph) = loaded().get(&key) {
+            return Ok(Arc::clone(graph));
+        }
         let options = RunOptions {
             backend: self.settings.backend,
             provider: self.settings.provider.clone(),
             device: self.settings.device,
             threads,
         };
-        Ok(self.bundle.graph(role, &options)?)
+        // Without the lock: callers of the same graph wait for one another in there.
+        let graph = self.bundle.graph(role, &options)?;
+        loaded().insert(key, Arc::clone(&graph));
+        Ok(graph)
     }
 
     /// The engine that runs its graphs, for people.
