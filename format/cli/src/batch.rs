@@ -19,7 +19,7 @@ pub(crate) const SCHEMA: u32 = 1;
 pub(crate) struct Done {
     /// For people.
     pub text: String,
-    /// For programs: an object; `schema` and `file` are put in front.
+    /// For programs: an object; `schema` and `file` are put in front of it.
     pub json: Value,
     /// What is not as the user may expect, though nothing failed.
     pub notes: Vec<String>,

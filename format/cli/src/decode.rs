@@ -70,6 +70,7 @@ impl Decode {
             extension: self.output_format.unwrap_or(Format::Png).extension(),
             append: self.keep_extension,
             is_output: &is_output,
+            is_file: &|path| Format::from_path(path).is_some(),
         };
         let jobs = files::plan(&self.inputs, self.output.as_deref(), &naming)?;
         files::check_stdout(&jobs, self.report.json)?;

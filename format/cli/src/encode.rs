@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
 use crate::batch::{self, Done, Words};
 use crate::failure::Failure;
-use crate::files::{self, Job, Naming, Output};
+use crate::files::{self, Job, Naming};
 use crate::models::Models;
 use crate::source::{self, Reading, Strip};
 
@@ -23,8 +23,9 @@ Examples:
   sdl encode photo.png --target-size 8k
   convert photo.heic png:- | sdl encode - > photo.sdl
 
--q runs from 0 (smallest) to 100 (the best that the model can do, which is not lossless). Pictures are read as PNG,
-JPEG, WebP, TIFF, BMP, GIF, PNM, TGA, QOI and SDL. ICC profile, Exif and XMP are kept.
+-q runs from 0 (smallest) to 100 (the best that the model can do, not lossless).
+Pictures are read as PNG, JPEG, WebP, TIFF, BMP, GIF, PNM, TGA, QOI and SDL.
+ICC profile, Exif and XMP are kept.
 k, M and G are powers of 1000; Ki, Mi and Gi of 1024. `sdl --help` lists the exit codes.";
 
 #[derive(Debug, Args)]
@@ -105,6 +106,7 @@ impl Encode {
             extension: EXTENSION,
             append: self.keep_extension,
             is_output: &|path| files::has_extension(path, &[EXTENSION]),
+            is_file: &|path| files::has_extension(path, &[EXTENSION]),
         };
         let jobs = files::plan(&self.inputs, out, &naming)?;
         files::check_stdout(&jobs, self.report.json)?;
@@ -154,9 +156,7 @@ impl Encode {
         options.rate = self.rate();
         let encoded = encode_with(model, &picture, &options)?;
         let coding = started.elapsed().as_secs_f64();
-        if let Output::File(_) = &job.output {
-            files::make_folder(&job.output, self.output.as_deref())?;
-        }
+        files::make_folder(&job.output, self.output.as_deref())?;
         job.output.write(&encoded.bytes, self.no_overwrite)?;
         files::count_finished();
 

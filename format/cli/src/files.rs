@@ -144,7 +144,7 @@ pub(crate) fn expand(given: &[PathBuf], wanted: &dyn Fn(&Path) -> bool) -> Resul
             walk(path, Path::new(""), wanted, &mut found);
             if found.len() == before {
                 let message = format!("{}: the folder holds no file to work on", path.display());
-                return Err(Failure::new(Code::Failure, message));
+                return Err(Failure::new(Code::Io, message));
             }
         } else {
             let relative = path.file_name().map(PathBuf::from).unwrap_or_default();
@@ -189,16 +189,16 @@ pub(crate) struct Naming<'a> {
     pub extension: &'a str,
     /// Put the extension behind the one that is there, instead of in its place.
     pub append: bool,
-    /// Whether the last of two names can be meant as an output.
+    /// Whether the last of two names is meant as an output.
     pub is_output: &'a dyn Fn(&Path) -> bool,
+    /// Whether an output that is not there yet is meant as a file and not as a folder.
+    pub is_file: &'a dyn Fn(&Path) -> bool,
 }
 
 /// All jobs, or why no file at all is touched.
 pub(crate) fn plan(given: &[PathBuf], out: Option<&Path>, naming: &Naming<'_>) -> Result<Vec<Job>, Failure> {
     let (given, out) = match (given, out) {
-        ([input, last], None)
-            if last.as_os_str() == DASH || ((naming.is_output)(last) && !input.is_dir()) =>
-        {
+        ([input, last], None) if last.as_os_str() == DASH || (naming.is_output)(last) => {
             (std::slice::from_ref(input), Some(last.as_path()))
         }
         _ => (given, out),
@@ -235,7 +235,7 @@ fn output_for(found: &Found, out: Option<&Path>, one: bool, naming: &Naming<'_>)
             }
         }
         (Some(out), _) if one && !is_folder(out) => Ok(Output::File(out.to_owned())),
-        (Some(out), _) if out.is_file() || ((naming.is_output)(out) && !out.is_dir()) => {
+        (Some(out), _) if out.is_file() || ((naming.is_file)(out) && !out.is_dir()) => {
             Err(Failure::usage(format!("{} is one file; give -o a folder for several inputs", out.display())))
         }
         (Some(_), Input::Stdin) => {
