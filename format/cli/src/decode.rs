@@ -34,8 +34,9 @@ pub(crate) struct Decode {
     /// File, or folder for many files, or `-` for standard output [default: beside the input]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Format to write [default: what the extension of OUT says, else png]
-    #[arg(long, value_name = "FMT", ignore_case = true)]
+    /// Format to write: png, jpeg, webp (lossless), tiff, bmp, tga, qoi, ppm, pgm or pam [default: what the extension of
+    /// OUT says, else png]
+    #[arg(long, value_name = "FMT", ignore_case = true, hide_possible_values = true)]
     output_format: Option<Format>,
     /// Threads; with many files, so many files at a time
     #[arg(short, long, value_name = "N|all", default_value = "all")]
@@ -119,7 +120,7 @@ impl Decode {
         let coding = started.elapsed().as_secs_f64();
         let times = decoder.stage_times();
         let (written, notes) = sink::write(&picture, format)?;
-        files::make_folder(&job.output, self.output.as_deref())?;
+        job.make_folder()?;
         job.output.write(&written, self.no_overwrite)?;
         files::count_finished();
 

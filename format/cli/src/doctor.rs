@@ -116,14 +116,14 @@ impl Examined {
         let (with, without): (Vec<_>, Vec<_>) =
             onnx::providers().into_iter().partition(|(_, compiled)| *compiled);
         let names = |list: Vec<(&'static str, bool)>| {
-            let names: Vec<_> = list.into_iter().map(|(name, _)| name).collect();
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            list.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
         };
-        text += &format!(
-            "Providers in this build: {} (not: {}; build with the feature of that name)\n\n",
-            names(with),
-            names(without)
-        );
+        text +=
+            &format!("Providers in this build, where the ONNX Runtime in use has them: {}\n", names(with));
+        if !without.is_empty() {
+            text += &format!("  not: {} (build with the feature of that name)\n", names(without));
+        }
+        text += "\n";
         text += &match onnx::builtin() {
             Ok(bundle) => format!(
                 "Built-in model: {}, {} bytes, id {}\n",

@@ -156,7 +156,7 @@ impl Encode {
         options.rate = self.rate();
         let encoded = encode_with(model, &picture, &options)?;
         let coding = started.elapsed().as_secs_f64();
-        files::make_folder(&job.output, self.output.as_deref())?;
+        job.make_folder()?;
         job.output.write(&encoded.bytes, self.no_overwrite)?;
         files::count_finished();
 

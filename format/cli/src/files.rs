@@ -113,8 +113,13 @@ pub(crate) fn stop_between_files(total: usize) {
     let stop = move || {
         let _nobody_writes = PUBLISHING.write().unwrap_or_else(PoisonError::into_inner);
         let finished = FINISHED.load(Ordering::Relaxed);
-        output::note(&format!("sdl: stopped; {finished} of {total} files are done, no half file is left"));
-        std::process::exit(STOPPED);
+        // On a screen, the line that ^C or a progress bar stands on is left first.
+        let line = if output::stderr_is_terminal() { "\n" } else { "" };
+        output::note(&format!(
+            "{line}sdl: stopped; {finished} of {total} files are done, no half file is left"
+        ));
+        // Without the destructors of libraries: other threads are still inside the engine.
+        signal_hook::low_level::exit(STOPPED);
     };
     if let Err(error) = ctrlc::set_handler(stop) {
         output::note(&format!(
@@ -179,6 +184,22 @@ fn walk(folder: &Path, relative: &Path, wanted: &dyn Fn(&Path) -> bool, found: &
 pub(crate) struct Job {
     pub input: Input,
     pub output: Output,
+    /// A folder was given for the output; it is made if it is missing.
+    in_folder: bool,
+}
+
+impl Job {
+    /// Makes the folder that the output goes to, if one was given.
+    pub fn make_folder(&self) -> Result<(), Failure> {
+        match &self.output {
+            Output::File(path) if self.in_folder => {
+                let folder = path.parent().unwrap_or(path);
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Failure::output(Code::Io, &folder.display().to_string(), &error))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How inputs become outputs.
@@ -207,13 +228,22 @@ pub(crate) fn plan(given: &[PathBuf], out: Option<&Path>, naming: &Naming<'_>) -
     let one = given.len() == 1 && found.len() == 1 && !given[0].is_dir();
     let jobs = found
         .into_iter()
-        .map(|found| Ok(Job { output: output_for(&found, out, one, naming)?, input: found.input }))
+        .map(|found| {
+            let (output, in_folder) = output_for(&found, out, one, naming)?;
+            Ok(Job { input: found.input, output, in_folder })
+        })
         .collect::<Result<Vec<_>, Failure>>()?;
     check(&jobs)?;
     Ok(jobs)
 }
 
-fn output_for(found: &Found, out: Option<&Path>, one: bool, naming: &Naming<'_>) -> Result<Output, Failure> {
+/// The output, and whether it lies in a folder that was given.
+fn output_for(
+    found: &Found,
+    out: Option<&Path>,
+    one: bool,
+    naming: &Naming<'_>,
+) -> Result<(Output, bool), Failure> {
     let named = |path: &Path| {
         if naming.append {
             let mut name = path.as_os_str().to_owned();
@@ -225,23 +255,23 @@ fn output_for(found: &Found, out: Option<&Path>, one: bool, naming: &Naming<'_>)
         }
     };
     match (out, &found.input) {
-        (None, Input::Stdin) => Ok(Output::Stdout),
-        (None, Input::File(path)) => Ok(Output::File(named(path))),
+        (None, Input::Stdin) => Ok((Output::Stdout, false)),
+        (None, Input::File(path)) => Ok((Output::File(named(path)), false)),
         (Some(out), _) if out.as_os_str() == DASH => {
             if one {
-                Ok(Output::Stdout)
+                Ok((Output::Stdout, false))
             } else {
                 Err(Failure::usage("standard output (`-`) takes one picture, and several are given"))
             }
         }
-        (Some(out), _) if one && !is_folder(out) => Ok(Output::File(out.to_owned())),
+        (Some(out), _) if one && !is_folder(out) => Ok((Output::File(out.to_owned()), false)),
         (Some(out), _) if out.is_file() || ((naming.is_file)(out) && !out.is_dir()) => {
             Err(Failure::usage(format!("{} is one file; give -o a folder for several inputs", out.display())))
         }
         (Some(_), Input::Stdin) => {
             Err(Failure::usage("what comes from standard input has no name: give -o a file"))
         }
-        (Some(out), Input::File(_)) => Ok(Output::File(out.join(named(&found.relative)))),
+        (Some(out), Input::File(_)) => Ok((Output::File(out.join(named(&found.relative))), true)),
     }
 }
 
@@ -285,16 +315,6 @@ fn identity(path: &Path) -> PathBuf {
     match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
         (Some(Ok(folder)), Some(name)) => folder.join(name),
         _ => absolute,
-    }
-}
-
-/// The folder that an output goes to is made if it is missing and was given as a folder.
-pub(crate) fn make_folder(output: &Output, out: Option<&Path>) -> Result<(), Failure> {
-    let (Output::File(path), Some(out)) = (output, out) else { return Ok(()) };
-    match path.parent() {
-        Some(folder) if path != out && !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder)
-            .map_err(|error| Failure::output(Code::Io, &folder.display().to_string(), &error)),
-        _ => Ok(()),
     }
 }
 

@@ -18,10 +18,8 @@ const JPEG_QUALITY: u8 = 95;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Png,
-    /// Quality 95
     #[value(alias = "jpg")]
     Jpeg,
-    /// Lossless
     Webp,
     #[value(alias = "tif")]
     Tiff,

@@ -29,6 +29,8 @@ fn outputs_are_named_by_the_second_name_or_by_an_option() {
     assert_eq!(place.read("x.sdl"), place.read("out/a.sdl"));
     place.ok(&["encode", "a.ppm", "--keep-extension"]);
     assert_eq!(place.read("x.sdl"), place.read("a.ppm.sdl"));
+    place.ok(&["decode", "x.sdl", "new/"]);
+    assert!(place.path("new/x.png").is_file());
     place.ok(&["decode", "x.sdl", "x.jpg"]);
     assert!(place.read("x.jpg").starts_with(&[0xff, 0xd8]));
     place.ok(&["decode", "x.sdl", "-o", "strange.name", "--output-format", "WEBP"]);
