@@ -37,8 +37,8 @@ pub use codec::{
     decode, encode, encode_with,
 };
 pub use container::{
-    AlphaDepth, BundleRef, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES, Method,
-    SIGNATURE,
+    AlphaDepth, BundleRef, ChunkInfo, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES,
+    Method, SIGNATURE,
 };
 pub use error::{Error, ErrorKind};
 pub use file::write_whole;

@@ -15,7 +15,7 @@ use crate::entropy::{LatentShape, RangeDecoder};
 use crate::latent::scalar::{self, Quantiser};
 use crate::latent::trained::Grid;
 use crate::latent::{checksum_i16, checksum_i32};
-use crate::{AlphaDepth, Colour, Error, Header, Metadata, Method, Picture};
+use crate::{AlphaDepth, ChunkInfo, Colour, Error, Header, Metadata, Method, Picture};
 
 /// Memory that a picture may take unless the caller says otherwise: enough for 250 megapixels.
 const DEFAULT_MAX_BYTES: u64 = 1 << 30;
@@ -157,6 +157,17 @@ impl<R: Read> Decoder<R> {
             }
         }
         Ok(&self.metadata)
+    }
+
+    /// Every chunk of the file, in order, with its checksum checked; nothing is decoded and no model is needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn into_chunks(mut self) -> Result<Vec<ChunkInfo>, Error> {
+        self.metadata()?;
+        while self.chunks.next()?.is_some() {}
+        Ok(self.chunks.seen().to_vec())
     }
 
     /// Where the time of the last decode went.

@@ -34,6 +34,34 @@ const KNOWN: [u8; 6] = [
 /// What is read at a time: memory grows with the bytes that are really there, not with a length that a file claims.
 const STEP: usize = 1 << 16;
 
+/// A chunk as it lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChunkInfo {
+    /// Its type: a letter, capital where a reader must know it.
+    pub kind: u8,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Bytes of its payload.
+    pub length: u64,
+}
+
+impl ChunkInfo {
+    /// What it holds, for people.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            chunk_type::ICC => "ICC profile",
+            chunk_type::EXIF => "Exif",
+            chunk_type::XMP => "XMP",
+            chunk_type::QUANTISER => "quantiser",
+            chunk_type::ALPHA => "alpha plane",
+            chunk_type::LATENT => "latent tile",
+            _ => "unknown",
+        }
+    }
+}
+
 /// Puts a file together.
 pub(crate) struct ChunkWriter {
     header: Header,
@@ -92,6 +120,8 @@ pub(crate) struct ChunkReader<R> {
     header: Header,
     head: Vec<u8>,
     position: u64,
+    /// What has been read, for those who ask what a file consists of.
+    seen: Vec<ChunkInfo>,
 }
 
 impl<R: Read> ChunkReader<R> {
@@ -106,7 +136,7 @@ impl<R: Read> ChunkReader<R> {
             head.truncate(before + read);
             if let Some(header) = Header::parse(&head)? {
                 let position = head.len() as u64;
-                return Ok(ChunkReader { input, header, head, position });
+                return Ok(ChunkReader { input, header, head, position, seen: Vec::new() });
             }
             if before + read < wanted {
                 return Err(Error::Truncated { found: head.len() as u64, place: "header" });
@@ -117,6 +147,11 @@ impl<R: Read> ChunkReader<R> {
 
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Every chunk that has been read, unknown ones too.
+    pub fn seen(&self) -> &[ChunkInfo] {
+        &self.seen
     }
 
     fn left(&self) -> u64 {
@@ -198,6 +233,7 @@ impl<R: Read> ChunkReader<R> {
             if crc != u32::from_le_bytes(stored) {
                 return Err(Error::Checksum(format!("the chunk at {start}")));
             }
+            self.seen.push(ChunkInfo { kind, offset: start, length });
             if KNOWN.contains(&kind) {
                 return Ok(Some((kind, payload)));
             }

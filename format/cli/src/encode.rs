@@ -1,0 +1,202 @@
+//! `sdl encode`: pictures to `.sdl` files.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use image::ImageFormat;
+use image_sdl::{EXTENSION, EncodeOptions, Model, Rate, encode_with};
+use serde_json::json;
+
+use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
+use crate::batch::{self, Done, Words};
+use crate::failure::Failure;
+use crate::files::{self, Job, Naming};
+use crate::models::Models;
+use crate::source::{self, Reading, Strip};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  sdl encode photo.jpg                      writes photo.sdl
+  sdl encode photo.jpg small.sdl -q 20
+  sdl encode holiday/ -o archive/ -j all    a folder with the folders in it
+  sdl encode photo.png --target-size 8k
+  convert photo.heic png:- | sdl encode - > photo.sdl
+
+-q runs from 0 (smallest) to 100 (the best that the model can do, not lossless).
+Pictures are read as PNG, JPEG, WebP, TIFF, BMP, GIF, PNM, TGA, QOI and SDL.
+ICC profile, Exif and XMP are kept.
+k, M and G are powers of 1000; Ki, Mi and Gi of 1024. `sdl --help` lists the exit codes.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Encode {
+    /// Pictures and folders of pictures; `-` is standard input. Of two names the last is the output if it ends in .sdl or
+    /// is `-`
+    #[arg(required = true, value_name = "IN")]
+    inputs: Vec<PathBuf>,
+    /// File, or folder for many files, or `-` for standard output [default: beside the input]
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Quality, 0 (smallest) to 100 (best)
+    #[arg(short, long, value_name = "0..100", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    quality: u8,
+    /// At most so many bytes a file, metadata counted
+    #[arg(long, value_name = "BYTES[k|M]", conflicts_with_all = ["quality", "target_bpp"])]
+    target_size: Option<Bytes>,
+    /// At most so many bits a pixel, the whole file counted
+    #[arg(long, value_name = "B", conflicts_with = "quality", value_parser = positive)]
+    target_bpp: Option<f64>,
+    /// How hard to look for fewer bits, 1 (fastest) to 9
+    #[arg(short, long, value_name = "1..9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=9))]
+    effort: u8,
+    /// Threads; with many files, so many files at a time
+    #[arg(short, long, value_name = "N|all", default_value = "all")]
+    jobs: Jobs,
+    /// Leave metadata out; without a profile pixels are sRGB, without Exif they are turned upright
+    #[arg(long, value_name = "all|exif|xmp|icc", num_args = 0..=1, require_equals = true, value_delimiter = ',',
+          default_missing_value = "all", hide_possible_values = true)]
+    strip: Vec<Part>,
+    /// Model, by name or path; see `sdl model list` [default: the built-in one]
+    #[arg(long, value_name = "NAME|PATH")]
+    model: Option<String>,
+    /// Format of the input, where its content does not tell (tga)
+    #[arg(long, value_name = "FMT", value_parser = input_format)]
+    input_format: Option<ImageFormat>,
+    /// Name outputs photo.jpg.sdl instead of photo.sdl
+    #[arg(long)]
+    keep_extension: bool,
+    /// Fail where the output exists
+    #[arg(long)]
+    no_overwrite: bool,
+    /// Refuse pictures that need more
+    #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
+    max_memory: Bytes,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    All,
+    Exif,
+    Xmp,
+    Icc,
+}
+
+fn positive(given: &str) -> Result<f64, String> {
+    match given.parse::<f64>() {
+        Ok(bits) if bits.is_finite() && bits > 0.0 => Ok(bits),
+        _ => Err("give a positive number".to_owned()),
+    }
+}
+
+fn input_format(given: &str) -> Result<ImageFormat, String> {
+    ImageFormat::from_extension(given)
+        .filter(ImageFormat::reading_enabled)
+        .ok_or_else(|| format!("no known format; known are {}", source::EXTENSIONS.join(", ")))
+}
+
+impl Encode {
+    pub fn run(&self) -> Result<(), Failure> {
+        let out = self.output.as_deref();
+        let naming = Naming {
+            wanted: &|path| files::has_extension(path, source::EXTENSIONS),
+            extension: EXTENSION,
+            append: self.keep_extension,
+            is_output: &|path| files::has_extension(path, &[EXTENSION]),
+            is_file: &|path| files::has_extension(path, &[EXTENSION]),
+        };
+        let jobs = files::plan(&self.inputs, out, &naming)?;
+        files::check_stdout(&jobs, self.report.json)?;
+        let models = Models::new(self.engine.settings());
+        let model = models.named(self.model.as_deref().unwrap_or_default())?;
+        files::stop_between_files(jobs.len());
+        let (workers, threads) = batch::share(self.jobs.count(), jobs.len());
+        batch::run(
+            &jobs,
+            workers,
+            &self.report,
+            Words::Report,
+            |job| job.input.name(),
+            |job| self.one(job, &models, &model, threads),
+        )
+    }
+
+    fn rate(&self) -> Rate {
+        match (self.target_size, self.target_bpp) {
+            (Some(Bytes(size)), _) => Rate::Size(size),
+            (None, Some(bits)) => Rate::BitsPerPixel(bits),
+            (None, None) => Rate::Quality(self.quality),
+        }
+    }
+
+    fn strip(&self) -> Strip {
+        let has = |part| self.strip.contains(&part) || self.strip.contains(&Part::All);
+        Strip { icc: has(Part::Icc), exif: has(Part::Exif), xmp: has(Part::Xmp) }
+    }
+
+    fn one(&self, job: &Job, models: &Models, model: &Model, threads: usize) -> Result<Done, Failure> {
+        let began = Instant::now();
+        job.output.check_free(self.no_overwrite)?;
+        let bytes = job.input.read(self.max_memory.0)?;
+        let reading = Reading {
+            format: self.input_format,
+            strip: self.strip(),
+            max_memory: self.max_memory.0,
+            threads,
+            models,
+        };
+        let (picture, notes) = source::read(&bytes, job.input.path(), &reading)?;
+        let read = bytes.len();
+        drop(bytes);
+        let started = Instant::now();
+        let mut options = EncodeOptions::default().with_effort(self.effort).with_threads(threads);
+        options.rate = self.rate();
+        let encoded = encode_with(model, &picture, &options)?;
+        let coding = started.elapsed().as_secs_f64();
+        job.make_folder()?;
+        job.output.write(&encoded.bytes, self.no_overwrite)?;
+        files::count_finished();
+
+        let (width, height) = (picture.width(), picture.height());
+        let pixels = u64::from(width) * u64::from(height);
+        let size = encoded.bytes.len() as u64;
+        let bpp = size as f64 * 8.0 / pixels as f64;
+        let speed = pixels as f64 / 1e6 / coding.max(1e-9);
+        let mut text = format!(
+            "{} -> {}: {width}x{height}, {size} bytes ({bpp:.4} bpp), quality {}, {:.2} s, {speed:.2} MP/s",
+            job.input.name(),
+            job.output.name(),
+            encoded.quality,
+            began.elapsed().as_secs_f64()
+        );
+        if self.report.verbose > 0 {
+            let length = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+            text += &format!(
+                "\n  read {read} bytes; ICC {}, Exif {}, XMP {} bytes; model {} on {}; effort {}, {threads} thread(s), \
+                 coding {coding:.3} s",
+                length(&picture.metadata.icc),
+                length(&picture.metadata.exif),
+                length(&picture.metadata.xmp),
+                model.bundle().manifest().label(),
+                model.settings().backend,
+                self.effort,
+            );
+        }
+        let json = json!({
+            "output": job.output.name(),
+            "width": width,
+            "height": height,
+            "bytes": size,
+            "bpp": bpp,
+            "quality": encoded.quality,
+            "model": model.reference().to_string(),
+            "seconds": began.elapsed().as_secs_f64(),
+            "megapixels_per_second": speed,
+            "notes": notes,
+        });
+        Ok(Done { notes, size: Some((size, pixels)), ..Done::new(text, json) })
+    }
+}

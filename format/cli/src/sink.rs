@@ -1,0 +1,189 @@
+//! Pictures written in other formats, with as much of their metadata as those take.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use clap::ValueEnum;
+use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
+use image::codecs::{bmp, jpeg, png, qoi, tga, tiff, webp};
+use image::{DynamicImage, ImageEncoder};
+use image_sdl::{Metadata, Picture, decode_dynamic};
+
+use crate::failure::Failure;
+
+/// JPEG keeps what was decoded to within what nobody sees; more only costs bytes.
+const JPEG_QUALITY: u8 = 95;
+
+/// A format to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Png,
+    #[value(alias = "jpg")]
+    Jpeg,
+    Webp,
+    #[value(alias = "tif")]
+    Tiff,
+    Bmp,
+    Tga,
+    Qoi,
+    #[value(alias = "pnm")]
+    Ppm,
+    Pgm,
+    Pam,
+}
+
+impl Format {
+    pub fn from_path(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        Format::from_str(&extension, true).ok()
+    }
+
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Webp => "webp",
+            Format::Tiff => "tiff",
+            Format::Bmp => "bmp",
+            Format::Tga => "tga",
+            Format::Qoi => "qoi",
+            Format::Ppm => "ppm",
+            Format::Pgm => "pgm",
+            Format::Pam => "pam",
+        }
+    }
+
+    fn has_alpha(self) -> bool {
+        !matches!(self, Format::Jpeg | Format::Ppm | Format::Pgm)
+    }
+
+    /// The nearest layout that the format has.
+    fn layout(self, image: DynamicImage) -> DynamicImage {
+        use DynamicImage as D;
+        match self {
+            Format::Png | Format::Pam => match image {
+                D::ImageRgba32F(_) => D::ImageRgba16(image.to_rgba16()),
+                other => other,
+            },
+            Format::Jpeg | Format::Ppm | Format::Pgm => match image {
+                D::ImageLumaA8(_) | D::ImageLumaA16(_) | D::ImageLuma8(_) if self != Format::Ppm => {
+                    D::ImageLuma8(image.to_luma8())
+                }
+                other if self == Format::Pgm => D::ImageLuma8(other.to_luma8()),
+                other => D::ImageRgb8(other.to_rgb8()),
+            },
+            Format::Tiff => match image {
+                D::ImageLumaA8(_) => D::ImageRgba8(image.to_rgba8()),
+                D::ImageLumaA16(_) => D::ImageRgba16(image.to_rgba16()),
+                other => other,
+            },
+            Format::Webp | Format::Bmp | Format::Tga => match image {
+                D::ImageLumaA16(_) => D::ImageLumaA8(image.to_luma_alpha8()),
+                D::ImageRgba16(_) | D::ImageRgba32F(_) => D::ImageRgba8(image.to_rgba8()),
+                other => other,
+            },
+            Format::Qoi => match image.color().has_alpha() {
+                true => D::ImageRgba8(image.to_rgba8()),
+                false => D::ImageRgb8(image.to_rgb8()),
+            },
+        }
+    }
+}
+
+/// The bytes of the picture in a format, and what was lost on the way.
+pub(crate) fn write(picture: &Picture, format: Format) -> Result<(Vec<u8>, Vec<String>), Failure> {
+    let mut notes = Vec::new();
+    let alpha = picture.alpha().is_some();
+    if alpha && !format.has_alpha() {
+        notes.push(format!("{} has no alpha plane; it is left out", format.extension()));
+    }
+    let image = format.layout(decode_dynamic(picture)?);
+    let metadata = &picture.metadata;
+    let mut bytes = Vec::new();
+    let out = Cursor::new(&mut bytes);
+    let finish = Finish { image: &image, metadata, format, notes: &mut notes };
+    let binary = SampleEncoding::Binary;
+    match format {
+        Format::Png => finish.with(png::PngEncoder::new(out)),
+        Format::Jpeg => finish.with(jpeg::JpegEncoder::new_with_quality(out, JPEG_QUALITY)),
+        Format::Webp => finish.with(webp::WebPEncoder::new_lossless(out)),
+        Format::Tiff => finish.with(tiff::TiffEncoder::new(out)),
+        Format::Bmp => {
+            let mut out = out;
+            finish.with(bmp::BmpEncoder::new(&mut out))
+        }
+        Format::Tga => finish.with(tga::TgaEncoder::new(out)),
+        Format::Qoi => finish.with(qoi::QoiEncoder::new(out)),
+        Format::Ppm => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::Pixmap(binary))),
+        Format::Pgm => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::Graymap(binary))),
+        Format::Pam => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::ArbitraryMap)),
+    }?;
+    if let Some(xmp) = &metadata.xmp {
+        let put = match format {
+            Format::Png => put_xmp_in_png(&mut bytes, xmp),
+            Format::Jpeg => put_xmp_in_jpeg(&mut bytes, xmp),
+            _ => false,
+        };
+        if !put {
+            notes.push(format!("its XMP cannot be written as {} and is left out", format.extension()));
+        }
+    }
+    Ok((bytes, notes))
+}
+
+struct Finish<'a> {
+    image: &'a DynamicImage,
+    metadata: &'a Metadata,
+    format: Format,
+    notes: &'a mut Vec<String>,
+}
+
+impl Finish<'_> {
+    fn with<E: ImageEncoder>(self, mut encoder: E) -> Result<(), Failure> {
+        let extension = self.format.extension();
+        if let Some(icc) = &self.metadata.icc
+            && encoder.set_icc_profile(icc.clone()).is_err()
+        {
+            self.notes.push(format!(
+                "its ICC profile cannot be written as {extension}; the colours are meant in it"
+            ));
+        }
+        if let Some(exif) = &self.metadata.exif
+            && encoder.set_exif_metadata(exif.clone()).is_err()
+        {
+            self.notes.push(format!("its Exif cannot be written as {extension} and is left out"));
+        }
+        Ok(self.image.write_with_encoder(encoder)?)
+    }
+}
+
+/// Puts an iTXt chunk behind the header of a PNG (XMP specification part 3, 1.1.5).
+fn put_xmp_in_png(png: &mut Vec<u8>, xmp: &[u8]) -> bool {
+    /// Signature, and the chunk IHDR.
+    const AFTER_HEADER: usize = 8 + 12 + 13;
+    /// Keyword, not compressed, no language, no translated keyword.
+    const PREFIX: &[u8] = b"XML:com.adobe.xmp\0\0\0\0\0";
+    let Ok(length) = u32::try_from(PREFIX.len() + xmp.len()) else { return false };
+    if png.len() < AFTER_HEADER || std::str::from_utf8(xmp).is_err() {
+        return false;
+    }
+    let body = [b"iTXt", PREFIX, xmp].concat();
+    let chunk = [&length.to_be_bytes(), body.as_slice(), &crc32fast::hash(&body).to_be_bytes()].concat();
+    png.splice(AFTER_HEADER..AFTER_HEADER, chunk);
+    true
+}
+
+/// Puts an APP1 segment behind the first segment of a JPEG (XMP specification part 3, 1.1.3).
+fn put_xmp_in_jpeg(jpeg: &mut Vec<u8>, xmp: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+    // SOI, then a segment with its length: JFIF wants to be first.
+    let Some([0xff, 0xd8, 0xff, _, high, low]) = jpeg.first_chunk::<6>() else { return false };
+    let at = 4 + usize::from(u16::from_be_bytes([*high, *low]));
+    let Ok(length) = u16::try_from(2 + PREFIX.len() + xmp.len()) else { return false };
+    if at > jpeg.len() {
+        return false;
+    }
+    let segment = [&[0xff, 0xe1], length.to_be_bytes().as_slice(), PREFIX, xmp].concat();
+    jpeg.splice(at..at, segment);
+    true
+}

@@ -1,0 +1,131 @@
+//! What the program says about files, models and the machine.
+
+use crate::common::{Place, objects, words};
+
+#[test]
+fn info_begins_with_the_line_that_people_look_for() {
+    let place = Place::new();
+    place.picture("a.png", 76, 51);
+    place.ok(&["encode", "a.png", "-q", "30"]);
+    let output = place.ok(&["info", "a.sdl"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().next(), Some("SDL image, 76x51, lossy (neural), 8-bit RGB"));
+    assert!(text.contains("here") && text.contains("30") && text.contains("1 tile"), "{text}");
+}
+
+#[test]
+fn info_as_json_has_the_fields_that_are_promised() {
+    let place = Place::new();
+    place.picture("a.png", 76, 51);
+    place.ok(&["encode", "a.png", "-q", "30"]);
+    place.write("broken.sdl", b"nothing");
+    let output = place.expect(3, &["info", "a.sdl", "broken.sdl", "--json"]);
+    let objects = objects(&output);
+    let good = objects[0].as_object().unwrap();
+    for field in [
+        "schema",
+        "file",
+        "width",
+        "height",
+        "colour",
+        "bits",
+        "alpha_bits",
+        "lossless",
+        "quality",
+        "bytes",
+        "bpp",
+        "method",
+        "tiles",
+        "duration_us",
+        "natural",
+        "model",
+        "metadata",
+        "chunks",
+    ] {
+        assert!(good.contains_key(field), "{field}");
+    }
+    assert_eq!(good["schema"], 1);
+    assert_eq!(
+        (&good["width"], &good["quality"], &good["model"]["here"]),
+        (&76.into(), &30.into(), &true.into())
+    );
+    assert_eq!(good["bytes"], place.read("a.sdl").len());
+    assert_eq!(objects[1]["exit_code"], 3);
+    assert_eq!(objects[1]["file"], "broken.sdl");
+}
+
+#[test]
+fn info_needs_no_engine() {
+    let place = Place::new();
+    place.picture("a.png", 20, 20);
+    place.ok(&["encode", "a.png"]);
+    let output = place
+        .command(&["info", "a.sdl"])
+        .env("SDL_BACKEND", "ort")
+        .env("ORT_DYLIB_PATH", place.path("nowhere.so"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+#[test]
+fn verify_sums_are_those_of_the_pixels() {
+    use sha2::{Digest, Sha256};
+    let place = Place::new();
+    place.picture("a.png", 40, 30);
+    place.ok(&["encode", "a.png"]);
+    place.ok(&["decode", "a.sdl", "b.png"]);
+    let pixels = place.open("b.png").to_rgb8();
+    let sum: String = Sha256::digest(pixels.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let object = objects(&place.ok(&["verify", "a.sdl", "--pixels", "--json"])).remove(0);
+    assert_eq!(object["pixels_sha256"], sum);
+    assert!(String::from_utf8(place.ok(&["verify", "a.sdl"]).stdout).unwrap().contains("a.sdl: OK"));
+}
+
+#[test]
+fn models_are_listed_shown_packed_and_imported() {
+    let place = Place::new();
+    let built_in = objects(&place.ok(&["model", "list", "--json"])).remove(0);
+    let shown = objects(&place.ok(&["model", "show", "--json"])).remove(0);
+    assert_eq!(built_in["id"], shown["id"]);
+    assert!(shown["graphs"].as_array().unwrap().iter().any(|graph| graph["role"] == "synthesis"));
+    place.write(
+        "source/bundle.toml",
+        b"format = 1\nname = \"mine\"\nlicence = \"MIT\"\n[latent]\nchannels = 4\nstride = 8\n[graphs.analysis]\n\
+          file = \"a.onnx\"\n[graphs.synthesis]\nfile = \"s.onnx\"\n",
+    );
+    place.write("source/a.onnx", b"not looked at here");
+    place.write("source/s.onnx", b"nor this");
+    place.ok(&["model", "pack", "source", "mine.sdlm"]);
+    place.ok(&["model", "import", "mine.sdlm"]);
+    let listed = objects(&place.ok(&["model", "list", "--json"]));
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[1]["name"], "mine");
+    let shown = objects(&place.ok(&["model", "show", "mine", "--json"])).remove(0);
+    assert_eq!(shown["id"], listed[1]["id"]);
+    // One that is damaged is said to be, and the others are still listed.
+    place.write("models/rubbish.sdlm", b"rubbish");
+    let output = place.expect(4, &["model", "list"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("BROKEN"));
+    assert!(String::from_utf8_lossy(&place.ok(&["doctor"]).stdout).contains("rubbish.sdlm"));
+}
+
+#[test]
+fn doctor_tests_the_engines_and_says_what_is_wrong() {
+    let place = Place::new();
+    let report = objects(&place.ok(&["doctor", "--json"])).remove(0);
+    assert_eq!(report["healthy"], true);
+    assert_eq!(report["backend"], "rust");
+    let tests = report["tests"].as_array().unwrap();
+    assert!(tests.iter().any(|test| test["backend"] == "rust" && test["ok"] == true));
+    assert_ne!(report["same_pixels"], false);
+    let output = place
+        .command(&["doctor"])
+        .env("SDL_BACKEND", "ort")
+        .env("ORT_DYLIB_PATH", place.path("nowhere.so"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("nowhere.so") && text.contains("ORT_DYLIB_PATH"), "{text}");
+}

@@ -1,0 +1,9 @@
+//! The real program, run on small pictures.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod examine;
+mod failures;
+mod folders;
+mod metadata;
+mod pictures;
