@@ -26,7 +26,11 @@ pub struct Model {
     bundle: Bundle,
     tables: Option<Arc<Tables>>,
     settings: Settings,
+    kept: Arc<Mutex<KeptGraphs>>,
 }
+
+/// The graphs that a model has used, by role and threads: loaded once for as long as the model or a clone of it lives.
+type KeptGraphs = HashMap<(String, usize), Arc<dyn Graph>>;
 
 /// Graphs of more bytes run one tile at a time on all threads; smaller ones run a tile on each thread.
 const LARGE_GRAPH_BYTES: u64 = 16 << 20;
@@ -58,7 +62,7 @@ impl Model {
                 )));
             }
         }
-        Ok(Model { bundle, tables, settings })
+        Ok(Model { bundle, tables, settings, kept: Arc::default() })
     }
 
     /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
@@ -142,6 +146,28 @@ impl Model {
         Ok(())
     }
 
+    /// Loads every graph that encoding needs, so that the first picture is as fast as the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] where the engine or a graph fails.
+    pub fn warm_up_encoder(&self) -> Result<(), Error> {
+        self.graph(role::ANALYSIS, 1)?;
+        if self.tables.is_some() {
+            self.graph(role::HYPER_ANALYSIS, 1)?;
+            self.graph(role::HYPER_SYNTHESIS, 1)?;
+        }
+        Ok(())
+    }
+
+    /// One run of its graphs takes every thread or an accelerator: it is no use to work on several pictures at a time.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        let large = self.bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES);
+        let accelerated = self.settings.provider.as_deref().is_some_and(|p| p != "cpu");
+        large || accelerated
+    }
+
     pub(crate) fn tables(&self) -> Option<&Tables> {
         self.tables.as_deref()
     }
@@ -161,9 +187,7 @@ impl Model {
 
     /// How many tiles to work on at a time when `threads` are there, and how many threads each run gets.
     pub(crate) fn share(&self, threads: usize) -> (usize, usize) {
-        let large = self.bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES);
-        let accelerated = self.settings.provider.as_deref().is_some_and(|p| p != "cpu");
-        if large || accelerated { (1, threads) } else { (threads, 1) }
+        if self.is_large() { (1, threads) } else { (threads, 1) }
     }
 
     pub(crate) fn graph(&self, role: &str, threads: usize) -> Result<Arc<dyn Graph>, Error> {
@@ -173,7 +197,13 @@ impl Model {
             device: self.settings.device,
             threads,
         };
-        Ok(self.bundle.graph(role, &options)?)
+        let key = (role.to_owned(), threads);
+        if let Some(graph) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Arc::clone(graph));
+        }
+        let graph = self.bundle.graph(role, &options)?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&graph));
+        Ok(graph)
     }
 
     /// The engine that runs its graphs, for people.
@@ -202,4 +232,19 @@ fn shared_tables(bundle: &Bundle) -> Result<Option<Arc<Tables>>, Error> {
         None => Ok(None),
     })
     .cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_keeps_the_graphs_it_has_used() {
+        let model = Model::built_in().unwrap();
+        let first = Arc::downgrade(&model.graph(role::HYPER_SYNTHESIS, 1).unwrap());
+        let clone = model.clone();
+        drop(model);
+        let again = clone.graph(role::HYPER_SYNTHESIS, 1).unwrap();
+        assert!(first.upgrade().is_some_and(|first| Arc::ptr_eq(&first, &again)));
+    }
 }
