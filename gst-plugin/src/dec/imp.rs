@@ -143,17 +143,13 @@ impl SdlDec {
         obj.finish_frame(frame)
     }
 
-    /// A picture that cannot be shown: a warning, an error only beyond `max-errors`.
+    /// A picture that cannot be shown: a warning, and an error beyond `max-errors`.
     fn report(&self, error: &Error) -> Result<gst::FlowSuccess, gst::FlowError> {
-        gst::debug!(CAT, imp = self, "not decoded: {error}");
+        gst::element_imp_warning!(self, gst::StreamError::Decode, ("Cannot decode a picture"), ["{error}"]);
+        // The base class counts, and stays silent below its limit.
         let obj = self.obj();
-        let text = "Cannot decode a picture";
-        match error.kind() {
-            image_sdl::ErrorKind::Unsupported => {
-                gst_video::video_decoder_error!(obj, 1, gst::StreamError::Format, ("{text}"), ["{error}"])
-            }
-            _ => gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ("{text}"), ["{error}"]),
-        }
+        let text = "Too many pictures cannot be decoded";
+        gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ("{text}"), ["{error}"])
     }
 
     fn negotiate_for(&self, header: &Header) -> Result<(), gst::FlowError> {
@@ -258,6 +254,12 @@ impl SdlDec {
     }
 }
 
+/// Whether the caps promise one whole picture a buffer, as those of demuxers do.
+fn is_parsed(state: &VideoCodecState<'static, Readable>) -> bool {
+    let structure = state.caps().and_then(|caps| caps.structure(0));
+    structure.is_some_and(|s| s.name() != MEDIA_TYPE || s.get::<bool>("parsed").unwrap_or(false))
+}
+
 #[glib::object_subclass]
 impl ObjectSubclass for SdlDec {
     const NAME: &'static str = "GstSdlDec";
@@ -332,11 +334,11 @@ impl VideoDecoderImpl for SdlDec {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        if let gst::EventView::Segment(segment) = event.view()
-            && segment.segment().format() == gst::Format::Time
-        {
+        if let gst::EventView::Segment(segment) = event.view() {
             // A source of buffers with times gives one picture each.
-            self.obj().set_packetized(true);
+            let whole = segment.segment().format() == gst::Format::Time
+                || self.state().as_ref().and_then(|state| state.input.as_ref()).is_some_and(is_parsed);
+            self.obj().set_packetized(whole);
         }
         self.parent_sink_event(event)
     }
@@ -344,9 +346,7 @@ impl VideoDecoderImpl for SdlDec {
     fn set_format(&self, state: &VideoCodecState<'static, Readable>) -> Result<(), gst::LoggableError> {
         self.hand_on(true).map_err(|e| gst::loggable_error!(CAT, "cannot drain: {e}"))?;
         let obj = self.obj();
-        if let Some(caps) = state.caps().and_then(|caps| caps.structure(0))
-            && (caps.name() != MEDIA_TYPE || caps.get::<bool>("parsed").unwrap_or(false))
-        {
+        if is_parsed(state) {
             obj.set_packetized(true);
         }
         let n_threads = self.settings().n_threads;
