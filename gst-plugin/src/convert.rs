@@ -5,7 +5,10 @@
 //! BT.709 and sRGB video are shown alike by everything that shows them.
 
 use gst_video::prelude::*;
-use gst_video::{VideoColorMatrix, VideoColorRange, VideoFormat, VideoFrameRef, VideoInfo};
+use gst_video::{
+    VideoColorMatrix, VideoColorPrimaries, VideoColorRange, VideoColorimetry, VideoFormat, VideoFrameRef,
+    VideoInfo, VideoTransferFunction,
+};
 use image_sdl::{Alpha, Colour, Picture};
 
 /// The raw formats that are taken as they are, best first.
@@ -268,6 +271,17 @@ fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) ->
         matrix.row(luma.bytes(y, width)?, &blue, &red, out);
     }
     Ok(pixels)
+}
+
+/// The colorimetry of pictures.
+pub(crate) fn srgb(grey: bool) -> VideoColorimetry {
+    VideoColorimetry::new(
+        VideoColorRange::Range0_255,
+        // Grey has no use for a matrix, and GStreamer gives it this one.
+        if grey { VideoColorMatrix::Bt601 } else { VideoColorMatrix::Rgb },
+        VideoTransferFunction::Srgb,
+        VideoColorPrimaries::Bt709,
+    )
 }
 
 /// What a decoded picture becomes.

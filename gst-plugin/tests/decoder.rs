@@ -287,8 +287,14 @@ fn the_parser_gives_times_from_the_header_from_caps_or_from_its_property() {
     let every = |ms: u64| (0..3).map(|n| Some(n * ms)).collect::<Vec<_>>();
     assert_eq!(times("sdlparse", "image/x-sdl", &timed), (every(40), gst::Fraction::new(25, 1)));
     let plain = stream(3);
-    assert_eq!(times("sdlparse framerate=10/1", "image/x-sdl", &plain), (every(100), gst::Fraction::new(10, 1)));
-    assert_eq!(times("sdlparse framerate=10/1", "image/x-sdl", &timed), (every(100), gst::Fraction::new(10, 1)));
+    assert_eq!(
+        times("sdlparse framerate=10/1", "image/x-sdl", &plain),
+        (every(100), gst::Fraction::new(10, 1))
+    );
+    assert_eq!(
+        times("sdlparse framerate=10/1", "image/x-sdl", &timed),
+        (every(100), gst::Fraction::new(10, 1))
+    );
     let caps = "image/x-sdl,framerate=5/1";
     assert_eq!(times("sdlparse", caps, &plain), (every(200), gst::Fraction::new(5, 1)));
     assert_eq!(times("sdlparse", "image/x-sdl", &plain).1, gst::Fraction::new(0, 1));

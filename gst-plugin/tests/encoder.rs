@@ -152,7 +152,8 @@ fn flat_colours_in_every_matrix_and_range_come_out_right() {
             let caps = format!("{},colorimetry={colorimetry}", raw_caps(format));
             let made = files("quality=100", &caps, [buffer(data, 0)]);
             // The conversion may be off by one from pure red: try those, the file says which it was.
-            let close = [[255, 0, 0], [254, 0, 0], [255, 1, 0], [255, 0, 1], [254, 0, 1], [255, 1, 1], [254, 1, 0]];
+            let close =
+                [[255, 0, 0], [254, 0, 0], [255, 1, 0], [255, 0, 1], [254, 0, 1], [255, 1, 1], [254, 1, 0]];
             let found = close.iter().any(|colour| {
                 let flat = Picture::new(WIDTH, HEIGHT, Colour::Rgb, colour.repeat(luma)).unwrap();
                 let options = EncodeOptions::default().with_quality(100);

@@ -8,7 +8,7 @@ use gst_tag::prelude::TagListExt;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use gst_video::video_codec_state::Readable;
-use gst_video::{VideoCodecFrame, VideoCodecState, VideoColorMatrix, VideoColorRange, VideoFormat};
+use gst_video::{VideoCodecFrame, VideoCodecState, VideoFormat};
 use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model};
 
 use crate::convert;
@@ -165,14 +165,7 @@ impl SdlDec {
             state.input.clone()
         };
         let mut negotiated = obj.set_output_state(format, output.1, output.2, input.as_ref())?;
-        let matrix =
-            if format == VideoFormat::Gray8 { VideoColorMatrix::Bt601 } else { VideoColorMatrix::Rgb };
-        let srgb = gst_video::VideoColorimetry::new(
-            VideoColorRange::Range0_255,
-            matrix,
-            gst_video::VideoTransferFunction::Srgb,
-            gst_video::VideoColorPrimaries::Bt709,
-        );
+        let srgb = convert::srgb(format == VideoFormat::Gray8);
         let info = gst_video::VideoInfo::builder_from_info(negotiated.info()).colorimetry(&srgb).build();
         negotiated.set_info(info.map_err(|_| gst::FlowError::NotNegotiated)?);
         obj.negotiate(negotiated)?;

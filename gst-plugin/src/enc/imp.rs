@@ -319,9 +319,17 @@ impl VideoEncoderImpl for SdlEnc {
             obj.set_latency(latency, latency);
         }
         let caps = gst::Caps::builder(MEDIA_TYPE).field("parsed", true).build();
-        let output = obj
+        let mut output = obj
             .set_output_state(caps, Some(state))
             .map_err(|_| gst::loggable_error!(CAT, "cannot set the output caps"))?;
+        // Whatever the frames were, a picture is sRGB.
+        let srgb = convert::srgb(output.info().format_info().is_gray());
+        let info = gst_video::VideoInfo::builder_from_info(output.info())
+            .colorimetry(&srgb)
+            .chroma_site(gst_video::VideoChromaSite::empty())
+            .build()
+            .map_err(|e| gst::loggable_error!(CAT, "{e}"))?;
+        output.set_info(info);
         obj.negotiate(output).map_err(|_| gst::loggable_error!(CAT, "downstream takes no SDL pictures"))
     }
 
