@@ -50,18 +50,33 @@ impl<'a> Plane<'a> {
         Ok(Plane { data, stride, step: step.max(1) })
     }
 
-    /// `width` samples of row `y`.
-    fn row(&self, y: usize, width: usize) -> Result<impl Iterator<Item = u8> + 'a, String> {
-        let samples = self.data.get(y * self.stride..).ok_or("the buffer is smaller than its frame")?;
-        if samples.len() < (width - 1) * self.step + 1 {
-            return Err("the buffer is smaller than its frame".to_owned());
+    /// The samples of row `y`, as many as `to` has.
+    fn read(&self, y: usize, to: &mut [u8]) -> Result<(), String> {
+        let length = (to.len() - 1) * self.step + 1;
+        let samples = self.bytes(y, length)?;
+        // Known steps are loops that the compiler makes fast.
+        match self.step {
+            1 => to.copy_from_slice(samples),
+            2 => spread::<2>(samples, to),
+            3 => spread::<3>(samples, to),
+            4 => spread::<4>(samples, to),
+            step => to.iter_mut().zip(samples.iter().step_by(step)).for_each(|(to, v)| *to = *v),
         }
-        Ok(samples.iter().step_by(self.step).take(width).copied())
+        Ok(())
     }
 
     fn bytes(&self, y: usize, length: usize) -> Result<&'a [u8], String> {
         let start = y * self.stride;
         self.data.get(start..start + length).ok_or_else(|| "the buffer is smaller than its frame".to_owned())
+    }
+}
+
+/// Every `STEP`th sample; the last one has nothing behind it.
+fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
+    let mut groups = samples.chunks_exact(STEP);
+    to.iter_mut().zip(&mut groups).for_each(|(to, group)| *to = group[0]);
+    if let ([.., last], [value, ..]) = (to, groups.remainder()) {
+        *last = *value;
     }
 }
 
@@ -82,26 +97,48 @@ pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Pictu
         return Ok(picture);
     }
     let plane = Plane::of(&frame, 3)?;
-    let mut alpha = Vec::with_capacity(width * height);
-    for y in 0..height {
-        alpha.extend(plane.row(y, width)?);
+    let mut alpha = vec![0; width * height];
+    for (y, row) in alpha.chunks_exact_mut(width).enumerate() {
+        plane.read(y, row)?;
     }
     picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string())
 }
 
 fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
     let planes = [Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?];
-    let mut pixels = Vec::with_capacity(3 * width * height);
-    for y in 0..height {
-        if frame.info().format() == VideoFormat::Rgb {
-            pixels.extend_from_slice(planes[0].bytes(y, 3 * width)?);
-            continue;
+    let mut pixels = vec![0; 3 * width * height];
+    let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
+    let packed = frame.info().n_planes() == 1;
+    let whole = Plane { data: frame.plane_data(0).map_err(|e| e.to_string())?, ..planes[0] };
+    let order = [0, 1, 2].map(|component| frame.info().comp_poffset(component) as usize);
+    for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
+        match (packed, whole.step, order) {
+            (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
+            (true, 3, _) => reorder::<3>(whole.bytes(y, 3 * width)?, order, out),
+            (true, 4, _) => reorder::<4>(whole.bytes(y, 4 * width)?, order, out),
+            _ => {
+                for (plane, row) in planes.iter().zip(&mut rows) {
+                    plane.read(y, row)?;
+                }
+                interleave(&rows, out);
+            }
         }
-        let [red, green, blue] = &planes;
-        let rows = red.row(y, width)?.zip(green.row(y, width)?).zip(blue.row(y, width)?);
-        pixels.extend(rows.flat_map(|((r, g), b)| [r, g, b]));
     }
     Ok(pixels)
+}
+
+/// Red, green and blue from their places in groups of `STEP` bytes.
+fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
+    let [red, green, blue] = order.map(|place| place.min(STEP - 1));
+    for (pixel, group) in out.chunks_exact_mut(3).zip(row.chunks_exact(STEP)) {
+        pixel.copy_from_slice(&[group[red], group[green], group[blue]]);
+    }
+}
+
+fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
+    for (((pixel, &r), &g), &b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+        pixel.copy_from_slice(&[r, g, b]);
+    }
 }
 
 fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
@@ -123,19 +160,23 @@ fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> 
 const LUMA_BLACK: i32 = 16;
 const LUMA_SPAN: f32 = 219.0;
 const CHROMA_SPAN: f32 = 224.0;
-/// Binary places of the coefficients.
-const PLACES: u32 = 14;
-/// Chroma is interpolated in sixteenths: quarters down times quarters across.
-const CHROMA_PLACES: u32 = 4;
+/// Binary places of the sums; with the places below everything fits in 16 bits, which is what makes it fast.
+const SUM_PLACES: u32 = 5;
+/// Binary places of luma and of its coefficient; their product loses 16.
+const LUMA_PLACES: u32 = 7;
+const LUMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - LUMA_PLACES;
+/// The same for chroma, which is signed.
+const CHROMA_PLACES: u32 = 8;
+const CHROMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - CHROMA_PLACES;
 
 /// From Y'CbCr to R'G'B', in fixed point.
 struct Matrix {
-    black: i32,
-    luma: i32,
-    red_cr: i32,
-    green_cb: i32,
-    green_cr: i32,
-    blue_cb: i32,
+    black: i16,
+    luma: i16,
+    red_cr: i16,
+    green_cb: i16,
+    green_cr: i16,
+    blue_cb: i16,
 }
 
 impl Matrix {
@@ -154,12 +195,11 @@ impl Matrix {
         let (black, luma, chroma) =
             if full { (0, 1.0, 1.0) } else { (LUMA_BLACK, 255.0 / LUMA_SPAN, 255.0 / CHROMA_SPAN) };
         let kg = 1.0 - kr - kb;
-        let fixed = |value: f32| (value * (1 << PLACES) as f32).round() as i32;
-        // Chroma comes with CHROMA_PLACES more.
-        let chroma = |value: f32| (value * chroma * (1 << (PLACES - CHROMA_PLACES)) as f32).round() as i32;
+        let fixed = |value: f32, places: u32| (value * (1 << places) as f32).round() as i16;
+        let chroma = |value: f32| fixed(value * chroma, CHROMA_COEFFICIENT_PLACES);
         Matrix {
-            black,
-            luma: fixed(luma),
+            black: black as i16,
+            luma: fixed(luma, LUMA_COEFFICIENT_PLACES),
             red_cr: chroma(2.0 * (1.0 - kr)),
             green_cb: chroma(2.0 * (1.0 - kb) * kb / kg),
             green_cr: chroma(2.0 * (1.0 - kr) * kr / kg),
@@ -167,15 +207,16 @@ impl Matrix {
         }
     }
 
-    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
-        const HALF: i32 = 1 << (PLACES - 1);
-        let level = |value: i32| (value >> PLACES).clamp(0, 255) as u8;
-        for (((pixel, &y), &cb), &cr) in out.chunks_exact_mut(3).zip(luma).zip(cb).zip(cr) {
-            let (cb, cr) = (i32::from(cb), i32::from(cr));
-            let y = (i32::from(y) - self.black) * self.luma + HALF;
-            pixel[0] = level(y + self.red_cr * cr);
-            pixel[1] = level(y - self.green_cb * cb - self.green_cr * cr);
-            pixel[2] = level(y + self.blue_cb * cb);
+    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], [red, green, blue]: &mut [Vec<u8>; 3]) {
+        const HALF: i16 = 1 << (SUM_PLACES - 1);
+        let high = |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16;
+        let level = |value: i16| (value >> SUM_PLACES).clamp(0, 255) as u8;
+        let out = red.iter_mut().zip(green).zip(blue);
+        for ((((red, green), blue), &y), (&cb, &cr)) in out.zip(luma).zip(cb.iter().zip(cr)) {
+            let y = high((i16::from(y) - self.black) << LUMA_PLACES, self.luma) + HALF;
+            *red = level(y + high(cr, self.red_cr));
+            *green = level(y - high(cb, self.green_cb) - high(cr, self.green_cr));
+            *blue = level(y + high(cb, self.blue_cb));
         }
     }
 }
@@ -193,11 +234,13 @@ fn chroma_position(luma: usize, subsampled: bool, cosited: bool) -> (isize, i16)
     }
 }
 
-/// A chroma row at the luma positions, centred on 0, in sixteenths.
+/// A chroma row at the luma positions, centred on 0, with [`CHROMA_PLACES`].
 struct Upsampler {
     size: (usize, usize),
     subsampled: (bool, bool),
     cosited: (bool, bool),
+    rows: [Vec<u8>; 2],
+    /// The row between two others, in quarters, with a copy of the border on each side.
     blended: Vec<i16>,
 }
 
@@ -209,14 +252,14 @@ impl Upsampler {
         use gst_video::VideoChromaSite as Site;
         // Nothing said: as MPEG-2 and H.264 have it.
         let across = site.intersects(Site::H_COSITED) || !site.intersects(Site::NONE);
+        let width = (info.width() as usize).div_ceil(1 + usize::from(subsampled.0));
+        let height = (info.height() as usize).div_ceil(1 + usize::from(subsampled.1));
         Upsampler {
-            size: (
-                (info.width() as usize).div_ceil(1 + usize::from(subsampled.0)),
-                (info.height() as usize).div_ceil(1 + usize::from(subsampled.1)),
-            ),
+            size: (width, height),
             subsampled,
             cosited: (across, site.intersects(Site::V_COSITED)),
-            blended: Vec::new(),
+            rows: [vec![0; width], vec![0; width]],
+            blended: vec![0; width + 2],
         }
     }
 
@@ -224,35 +267,33 @@ impl Upsampler {
         let (width, height) = self.size;
         let clamped = |at: isize, size: usize| at.clamp(0, size as isize - 1) as usize;
         let (above, part) = chroma_position(y, self.subsampled.1, self.cosited.1);
-        let (first, second) = (clamped(above, height), clamped(above + 1, height));
-        self.blended.clear();
-        if part == 0 {
-            self.blended.extend(plane.row(first, width)?.map(|v| 4 * (i16::from(v) - 128)));
-        } else {
-            let rows = plane.row(first, width)?.zip(plane.row(second, width)?);
-            self.blended
-                .extend(rows.map(|(a, b)| (4 - part) * (i16::from(a) - 128) + part * (i16::from(b) - 128)));
+        let [first, second] = &mut self.rows;
+        plane.read(clamped(above, height), first)?;
+        plane.read(clamped(above + 1, height), second)?;
+        for ((to, &a), &b) in self.blended[1..].iter_mut().zip(&*first).zip(&*second) {
+            *to = (4 - part) * (i16::from(a) - 128) + part * (i16::from(b) - 128);
         }
-        let blended = &self.blended;
+        self.blended[0] = self.blended[1];
+        self.blended[width + 1] = self.blended[width];
+
+        // Quarters down and quarters across are sixteenths.
+        const REST: u32 = CHROMA_PLACES - 4;
         if !self.subsampled.0 {
-            out.iter_mut().zip(blended).for_each(|(out, v)| *out = 4 * v);
+            out.iter_mut().zip(&self.blended[1..]).for_each(|(out, v)| *out = (4 * v) << REST);
             return Ok(());
         }
-        let at = |x: usize| blended[x.min(width - 1)];
-        if self.cosited.0 {
-            for (x, pair) in out.chunks_mut(2).enumerate() {
-                pair[0] = 4 * at(x);
-                if let Some(second) = pair.get_mut(1) {
-                    *second = 2 * at(x) + 2 * at(x + 1);
-                }
-            }
-        } else {
-            for (x, pair) in out.chunks_mut(2).enumerate() {
-                pair[0] = at(x.saturating_sub(1)) + 3 * at(x);
-                if let Some(second) = pair.get_mut(1) {
-                    *second = 3 * at(x) + at(x + 1);
-                }
-            }
+        // Weights of the chroma before, at, and behind a pair of luma positions.
+        let weights: [[i16; 3]; 2] =
+            if self.cosited.0 { [[0, 4, 0], [0, 2, 2]] } else { [[1, 3, 0], [0, 3, 1]] };
+        let value = |near: &[i16], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
+        let mut pairs = out.chunks_exact_mut(2);
+        let near = self.blended.iter().zip(&self.blended[1..]).zip(&self.blended[2..]);
+        for (pair, ((&before, &at), &behind)) in pairs.by_ref().zip(near) {
+            pair[0] = value(&[before, at, behind], weights[0]);
+            pair[1] = value(&[before, at, behind], weights[1]);
+        }
+        if let [last] = pairs.into_remainder() {
+            *last = value(&self.blended[width - 1..], weights[0]);
         }
         Ok(())
     }
@@ -265,10 +306,12 @@ fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) ->
     let mut upsampler = Upsampler::of(info);
     let mut pixels = vec![0; 3 * width * height];
     let (mut blue, mut red) = (vec![0; width], vec![0; width]);
+    let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
         upsampler.row(&cb, y, &mut blue)?;
         upsampler.row(&cr, y, &mut red)?;
-        matrix.row(luma.bytes(y, width)?, &blue, &red, out);
+        matrix.row(luma.bytes(y, width)?, &blue, &red, &mut rows);
+        interleave(&rows, out);
     }
     Ok(pixels)
 }
@@ -308,5 +351,82 @@ pub(crate) fn samples(picture: Picture) -> Vec<u8> {
     match colour {
         Colour::Grey => pixels.iter().zip(alpha).flat_map(|(&v, a)| [v, v, v, a]).collect(),
         Colour::Rgb => pixels.chunks_exact(3).zip(alpha).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kr, Kb and range by hand, in floating point.
+    fn reference(y: f32, cb: f32, cr: f32, kr: f32, kb: f32, full: bool) -> [f32; 3] {
+        let (y, c) = if full { (y, 1.0) } else { ((y - 16.0) * 255.0 / 219.0, 255.0 / 224.0) };
+        let (cb, cr) = ((cb - 128.0) * c, (cr - 128.0) * c);
+        let (r, b) = (y + 2.0 * (1.0 - kr) * cr, y + 2.0 * (1.0 - kb) * cb);
+        let g = (y - kr * r - kb * b) / (1.0 - kr - kb);
+        [r, g, b].map(|v| v.clamp(0.0, 255.0))
+    }
+
+    #[test]
+    fn every_colour_converts_as_its_standard_says() {
+        gst::init().unwrap();
+        let matrices = [
+            ("bt601", 0.299, 0.114, false),
+            ("bt709", 0.2126, 0.0722, false),
+            ("1:4:0:0", 0.299, 0.114, true),
+        ];
+        for (name, kr, kb, full) in matrices {
+            let colorimetry: gst_video::VideoColorimetry = name.parse().unwrap();
+            let info = gst_video::VideoInfo::builder(VideoFormat::Y444, 256, 256)
+                .colorimetry(&colorimetry)
+                .build()
+                .unwrap();
+            for y in (0..256).step_by(15) {
+                // Cb along a row, Cr down.
+                let mut data = vec![y as u8; 65_536];
+                data.extend((0..65_536).map(|i| (i % 256) as u8));
+                data.extend((0..65_536).map(|i| (i / 256) as u8));
+                let buffer = gst::Buffer::from_mut_slice(data);
+                let picture = picture(&buffer, &info).unwrap();
+                for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
+                    let wanted = reference(y as f32, (i % 256) as f32, (i / 256) as f32, kr, kb, full);
+                    for (got, wanted) in pixel.iter().zip(wanted) {
+                        assert!((f32::from(*got) - wanted).abs() < 0.8, "{name} {y} {i}: {pixel:?} {wanted}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_ramp_of_chroma_stays_a_ramp_at_every_siting() {
+        gst::init().unwrap();
+        for (site, offset) in
+            [(gst_video::VideoChromaSite::MPEG2, 0.0), (gst_video::VideoChromaSite::JPEG, 0.5)]
+        {
+            // Odd sizes: the last luma column and row share chroma with nobody.
+            let (width, height) = (61usize, 21usize);
+            let info = gst_video::VideoInfo::builder(VideoFormat::I420, width as u32, height as u32)
+                .colorimetry(&"1:4:0:0".parse().unwrap())
+                .chroma_site(site)
+                .build()
+                .unwrap();
+            let mut data = vec![128u8; info.size()];
+            let (start, stride) = (info.offset()[2], info.stride()[2] as usize);
+            for y in 0..height.div_ceil(2) {
+                for x in 0..width.div_ceil(2) {
+                    data[start + y * stride + x] = (100 + 2 * x) as u8;
+                }
+            }
+            let buffer = gst::Buffer::from_mut_slice(data);
+            let picture = picture(&buffer, &info).unwrap();
+            for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
+                let x = (i % width) as f32;
+                // One luma step is half a chroma step, which is 2.
+                let cr = (100.0 + x - offset).clamp(100.0, 160.0);
+                let red = 128.0 + 1.402 * (cr - 128.0);
+                assert!((f32::from(pixel[0]) - red).abs() < 1.0, "{x}: {pixel:?} {red}");
+            }
+        }
     }
 }

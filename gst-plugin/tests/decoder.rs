@@ -1,4 +1,5 @@
 //! `sdldec`, `sdlparse` and the type finder: whole, chopped, cut and broken streams.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The tools of GStreamer with the plugin as a file on its path: what users type.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

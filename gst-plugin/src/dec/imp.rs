@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::subclass::prelude::*;
@@ -53,6 +54,8 @@ struct Decoded {
     header: Header,
     samples: Vec<u8>,
     metadata: Metadata,
+    /// Time spent in the codec.
+    time: Duration,
 }
 
 struct State {
@@ -130,6 +133,7 @@ impl SdlDec {
                 return Err(gst::FlowError::Error);
             }
         };
+        gst::log!(CAT, imp = self, "frame {number}: decoded in {:?}", decoded.time);
         self.negotiate_for(&decoded.header)?;
         self.send_tags(decoded.metadata);
         let row = decoded.samples.len() / usize::from(decoded.header.height);
@@ -437,9 +441,11 @@ impl VideoDecoderImpl for SdlDec {
                         DecodeOptions::default().with_threads(threads).with_max_bytes(settings.max_alloc);
                     state.workers.push(number, move || {
                         let mut decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
+                        let start = Instant::now();
                         let mut picture = decoder.decode(&options)?;
+                        let time = start.elapsed();
                         let metadata = std::mem::take(&mut picture.metadata);
-                        Ok(Decoded { header, samples: convert::samples(picture), metadata })
+                        Ok(Decoded { header, samples: convert::samples(picture), metadata, time })
                     });
                 }
             }

@@ -1,4 +1,5 @@
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::subclass::prelude::*;
@@ -85,7 +86,11 @@ impl Settings {
 
 /// What became of a frame.
 enum Outcome {
-    File(Vec<u8>),
+    File {
+        bytes: Vec<u8>,
+        /// Time spent on making a picture of the frame, and on encoding it.
+        times: (Duration, Duration),
+    },
     /// It was not chosen, or came too late.
     Dropped,
     Unreadable(String),
@@ -157,7 +162,7 @@ impl SdlEnc {
                 None => None,
             };
             let Some((number, outcome)) = next else { return Ok(picture) };
-            picture |= matches!(outcome, Ok(Outcome::File(_)));
+            picture |= matches!(outcome, Ok(Outcome::File { .. }));
             self.finish_frame(number, outcome)?;
         }
     }
@@ -172,10 +177,15 @@ impl SdlEnc {
         let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
         // A frame that ends in an error stays with the base class, which frees it when the element stops.
         match outcome {
-            Ok(Outcome::File(file)) => {
-                gst::trace!(CAT, imp = self, "frame {number}: {} bytes", file.len());
+            Ok(Outcome::File { bytes, times: (convert, encode) }) => {
+                gst::log!(
+                    CAT,
+                    imp = self,
+                    "frame {number}: {} bytes; converted in {convert:?}, encoded in {encode:?}",
+                    bytes.len()
+                );
                 frame.set_flags(VideoCodecFrameFlags::SYNC_POINT);
-                frame.set_output_buffer(gst::Buffer::from_mut_slice(file));
+                frame.set_output_buffer(gst::Buffer::from_mut_slice(bytes));
                 obj.finish_frame(frame)
             }
             Ok(Outcome::Dropped) => self.drop_frame(frame),
@@ -216,6 +226,22 @@ impl SdlEnc {
             obj.src_pad().push_event(gst::event::Gap::builder(pts).duration(duration).build());
         }
         Ok(flow)
+    }
+}
+
+/// The work on a frame, on any thread.
+fn encode(model: &Model, buffer: &gst::BufferRef, info: &VideoInfo, options: &EncodeOptions) -> Outcome {
+    let start = Instant::now();
+    let picture = match convert::picture(buffer, info) {
+        Ok(picture) => picture,
+        Err(problem) => return Outcome::Unreadable(problem),
+    };
+    let converted = start.elapsed();
+    match image_sdl::encode_with(model, &picture, options) {
+        Ok(encoded) => {
+            Outcome::File { bytes: encoded.bytes, times: (converted, start.elapsed() - converted) }
+        }
+        Err(error) => Outcome::Failed(error),
     }
 }
 
@@ -367,13 +393,7 @@ impl VideoEncoderImpl for SdlEnc {
                     let mut options = settings.options().with_threads(threads);
                     options.duration = duration;
                     let (model, info) = (model.clone(), info.clone());
-                    workers.push(number, move || match convert::picture(&buffer, &info) {
-                        Err(problem) => Outcome::Unreadable(problem),
-                        Ok(picture) => match image_sdl::encode_with(&model, &picture, &options) {
-                            Ok(encoded) => Outcome::File(encoded.bytes),
-                            Err(error) => Outcome::Failed(error),
-                        },
-                    });
+                    workers.push(number, move || encode(&model, &buffer, &info, &options));
                 }
                 _ => workers.push_done(number, Outcome::Dropped),
             }
