@@ -1,0 +1,432 @@
+//! Frames to pictures and back.
+//!
+//! The codec takes and gives 8-bit RGB or grey. Y'CbCr is converted here by the matrix, range and chroma siting that its
+//! caps name, so that no element in between can choose wrongly. Transfer function and primaries are left as they are:
+//! BT.709 and sRGB video are shown alike by everything that shows them.
+
+use gst_video::prelude::*;
+use gst_video::{
+    VideoColorMatrix, VideoColorPrimaries, VideoColorRange, VideoColorimetry, VideoFormat, VideoFrameRef,
+    VideoInfo, VideoTransferFunction,
+};
+use image_sdl::{Alpha, Colour, Picture};
+
+/// The raw formats that are taken as they are, best first.
+pub(crate) const FORMATS: [VideoFormat; 19] = [
+    VideoFormat::Rgb,
+    VideoFormat::Rgba,
+    VideoFormat::Gray8,
+    VideoFormat::Gbr,
+    VideoFormat::Nv12,
+    VideoFormat::I420,
+    VideoFormat::Gbra,
+    VideoFormat::Rgbx,
+    VideoFormat::Bgrx,
+    VideoFormat::Xrgb,
+    VideoFormat::Xbgr,
+    VideoFormat::Bgra,
+    VideoFormat::Argb,
+    VideoFormat::Abgr,
+    VideoFormat::Bgr,
+    VideoFormat::Y444,
+    VideoFormat::Y42b,
+    VideoFormat::Yv12,
+    VideoFormat::Nv21,
+];
+
+/// One component of a frame: where its samples lie.
+struct Plane<'a> {
+    data: &'a [u8],
+    stride: usize,
+    step: usize,
+}
+
+impl<'a> Plane<'a> {
+    fn of(frame: &'a VideoFrameRef<&gst::BufferRef>, component: u8) -> Result<Self, String> {
+        let info = frame.info();
+        let stride = usize::try_from(info.comp_stride(component)).map_err(|_| "a negative stride")?;
+        let step = usize::try_from(info.comp_pstride(component)).map_err(|_| "a negative pixel stride")?;
+        let data = frame.comp_data(component.into()).map_err(|e| e.to_string())?;
+        Ok(Plane { data, stride, step: step.max(1) })
+    }
+
+    /// The samples of row `y`, as many as `to` has.
+    fn read(&self, y: usize, to: &mut [u8]) -> Result<(), String> {
+        let length = (to.len() - 1) * self.step + 1;
+        let samples = self.bytes(y, length)?;
+        // Known steps are loops that the compiler makes fast.
+        match self.step {
+            1 => to.copy_from_slice(samples),
+            2 => spread::<2>(samples, to),
+            3 => spread::<3>(samples, to),
+            4 => spread::<4>(samples, to),
+            step => to.iter_mut().zip(samples.iter().step_by(step)).for_each(|(to, v)| *to = *v),
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, y: usize, length: usize) -> Result<&'a [u8], String> {
+        let start = y * self.stride;
+        self.data.get(start..start + length).ok_or_else(|| "the buffer is smaller than its frame".to_owned())
+    }
+}
+
+/// Every `STEP`th sample; the last one has nothing behind it.
+fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
+    let mut groups = samples.chunks_exact(STEP);
+    to.iter_mut().zip(&mut groups).for_each(|(to, group)| *to = group[0]);
+    if let ([.., last], [value, ..]) = (to, groups.remainder()) {
+        *last = *value;
+    }
+}
+
+/// The picture that a frame shows.
+pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Picture, String> {
+    let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|e| e.to_string())?;
+    let (width, height) = (info.width() as usize, info.height() as usize);
+    let format = info.format_info();
+    let (colour, pixels) = if format.is_gray() {
+        (Colour::Grey, grey(&frame, width, height)?)
+    } else if format.is_yuv() {
+        (Colour::Rgb, ycbcr(&frame, width, height)?)
+    } else {
+        (Colour::Rgb, rgb(&frame, width, height)?)
+    };
+    let picture = Picture::new(info.width(), info.height(), colour, pixels).map_err(|e| e.to_string())?;
+    if !format.has_alpha() {
+        return Ok(picture);
+    }
+    let plane = Plane::of(&frame, 3)?;
+    let mut alpha = vec![0; width * height];
+    for (y, row) in alpha.chunks_exact_mut(width).enumerate() {
+        plane.read(y, row)?;
+    }
+    picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string())
+}
+
+fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+    let planes = [Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?];
+    let mut pixels = vec![0; 3 * width * height];
+    let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
+    let packed = frame.info().n_planes() == 1;
+    let whole = Plane { data: frame.plane_data(0).map_err(|e| e.to_string())?, ..planes[0] };
+    let order = [0, 1, 2].map(|component| frame.info().comp_poffset(component) as usize);
+    for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
+        match (packed, whole.step, order) {
+            (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
+            (true, 3, _) => reorder::<3>(whole.bytes(y, 3 * width)?, order, out),
+            (true, 4, _) => reorder::<4>(whole.bytes(y, 4 * width)?, order, out),
+            _ => {
+                for (plane, row) in planes.iter().zip(&mut rows) {
+                    plane.read(y, row)?;
+                }
+                interleave(&rows, out);
+            }
+        }
+    }
+    Ok(pixels)
+}
+
+/// Red, green and blue from their places in groups of `STEP` bytes.
+fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
+    let [red, green, blue] = order.map(|place| place.min(STEP - 1));
+    for (pixel, group) in out.chunks_exact_mut(3).zip(row.chunks_exact(STEP)) {
+        pixel.copy_from_slice(&[group[red], group[green], group[blue]]);
+    }
+}
+
+fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
+    for (((pixel, &r), &g), &b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+        pixel.copy_from_slice(&[r, g, b]);
+    }
+}
+
+fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+    let plane = Plane::of(frame, 0)?;
+    let mut pixels = Vec::with_capacity(width * height);
+    for y in 0..height {
+        pixels.extend_from_slice(plane.bytes(y, width)?);
+    }
+    if frame.info().colorimetry().range() == VideoColorRange::Range16_235 {
+        let table: [u8; 256] = std::array::from_fn(|v| {
+            ((v as f32 - LUMA_BLACK as f32) * 255.0 / LUMA_SPAN).round().clamp(0.0, 255.0) as u8
+        });
+        pixels.iter_mut().for_each(|p| *p = table[usize::from(*p)]);
+    }
+    Ok(pixels)
+}
+
+/// Limited range of ITU-R BT.601 and BT.709: black, and the spans of luma and chroma.
+const LUMA_BLACK: i32 = 16;
+const LUMA_SPAN: f32 = 219.0;
+const CHROMA_SPAN: f32 = 224.0;
+/// Binary places of the sums; with the places below everything fits in 16 bits, which is what makes it fast.
+const SUM_PLACES: u32 = 5;
+/// Binary places of luma and of its coefficient; their product loses 16.
+const LUMA_PLACES: u32 = 7;
+const LUMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - LUMA_PLACES;
+/// The same for chroma, which is signed.
+const CHROMA_PLACES: u32 = 8;
+const CHROMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - CHROMA_PLACES;
+
+/// From Y'CbCr to R'G'B', in fixed point.
+struct Matrix {
+    black: i16,
+    luma: i16,
+    red_cr: i16,
+    green_cb: i16,
+    green_cr: i16,
+    blue_cb: i16,
+}
+
+impl Matrix {
+    fn of(info: &VideoInfo) -> Self {
+        let colorimetry = info.colorimetry();
+        // Kr and Kb.
+        let (kr, kb) = match colorimetry.matrix() {
+            VideoColorMatrix::Bt709 => (0.2126, 0.0722),
+            VideoColorMatrix::Bt2020 => (0.2627, 0.0593),
+            VideoColorMatrix::Smpte240m => (0.212, 0.087),
+            VideoColorMatrix::Fcc => (0.30, 0.11),
+            // What video of standard definition has, and what JPEG has.
+            _ => (0.299, 0.114),
+        };
+        let full = colorimetry.range() == VideoColorRange::Range0_255;
+        let (black, luma, chroma) =
+            if full { (0, 1.0, 1.0) } else { (LUMA_BLACK, 255.0 / LUMA_SPAN, 255.0 / CHROMA_SPAN) };
+        let kg = 1.0 - kr - kb;
+        let fixed = |value: f32, places: u32| (value * (1 << places) as f32).round() as i16;
+        let chroma = |value: f32| fixed(value * chroma, CHROMA_COEFFICIENT_PLACES);
+        Matrix {
+            black: black as i16,
+            luma: fixed(luma, LUMA_COEFFICIENT_PLACES),
+            red_cr: chroma(2.0 * (1.0 - kr)),
+            green_cb: chroma(2.0 * (1.0 - kb) * kb / kg),
+            green_cr: chroma(2.0 * (1.0 - kr) * kr / kg),
+            blue_cb: chroma(2.0 * (1.0 - kb)),
+        }
+    }
+
+    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], [red, green, blue]: &mut [Vec<u8>; 3]) {
+        const HALF: i16 = 1 << (SUM_PLACES - 1);
+        let high = |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16;
+        let level = |value: i16| (value >> SUM_PLACES).clamp(0, 255) as u8;
+        let out = red.iter_mut().zip(green).zip(blue);
+        for ((((red, green), blue), &y), (&cb, &cr)) in out.zip(luma).zip(cb.iter().zip(cr)) {
+            let y = high((i16::from(y) - self.black) << LUMA_PLACES, self.luma) + HALF;
+            *red = level(y + high(cr, self.red_cr));
+            *green = level(y - high(cb, self.green_cb) - high(cr, self.green_cr));
+            *blue = level(y + high(cb, self.blue_cb));
+        }
+    }
+}
+
+/// Where a luma position lies among chroma positions: the one before it, and how many quarters it is on.
+fn chroma_position(luma: usize, subsampled: bool, cosited: bool) -> (isize, i16) {
+    match (subsampled, cosited) {
+        (false, _) => (luma as isize, 0),
+        (true, true) => ((luma / 2) as isize, if luma % 2 == 1 { 2 } else { 0 }),
+        // Chroma lies between luma 2i and 2i + 1.
+        (true, false) => {
+            let quarters = 2 * luma as isize - 1;
+            (quarters.div_euclid(4), quarters.rem_euclid(4) as i16)
+        }
+    }
+}
+
+/// A chroma row at the luma positions, centred on 0, with [`CHROMA_PLACES`].
+struct Upsampler {
+    size: (usize, usize),
+    subsampled: (bool, bool),
+    cosited: (bool, bool),
+    rows: [Vec<u8>; 2],
+    /// The row between two others, in quarters, with a copy of the border on each side.
+    blended: Vec<i16>,
+}
+
+impl Upsampler {
+    fn of(info: &VideoInfo) -> Self {
+        let format = info.format_info();
+        let subsampled = (format.w_sub()[1] > 0, format.h_sub()[1] > 0);
+        let site = info.chroma_site();
+        use gst_video::VideoChromaSite as Site;
+        // Nothing said: as MPEG-2 and H.264 have it.
+        let across = site.intersects(Site::H_COSITED) || !site.intersects(Site::NONE);
+        let width = (info.width() as usize).div_ceil(1 + usize::from(subsampled.0));
+        let height = (info.height() as usize).div_ceil(1 + usize::from(subsampled.1));
+        Upsampler {
+            size: (width, height),
+            subsampled,
+            cosited: (across, site.intersects(Site::V_COSITED)),
+            rows: [vec![0; width], vec![0; width]],
+            blended: vec![0; width + 2],
+        }
+    }
+
+    fn row(&mut self, plane: &Plane<'_>, y: usize, out: &mut [i16]) -> Result<(), String> {
+        let (width, height) = self.size;
+        let clamped = |at: isize, size: usize| at.clamp(0, size as isize - 1) as usize;
+        let (above, part) = chroma_position(y, self.subsampled.1, self.cosited.1);
+        let [first, second] = &mut self.rows;
+        plane.read(clamped(above, height), first)?;
+        plane.read(clamped(above + 1, height), second)?;
+        for ((to, &a), &b) in self.blended[1..].iter_mut().zip(&*first).zip(&*second) {
+            *to = (4 - part) * (i16::from(a) - 128) + part * (i16::from(b) - 128);
+        }
+        self.blended[0] = self.blended[1];
+        self.blended[width + 1] = self.blended[width];
+
+        // Quarters down and quarters across are sixteenths.
+        const REST: u32 = CHROMA_PLACES - 4;
+        if !self.subsampled.0 {
+            out.iter_mut().zip(&self.blended[1..]).for_each(|(out, v)| *out = (4 * v) << REST);
+            return Ok(());
+        }
+        // Weights of the chroma before, at, and behind a pair of luma positions.
+        let weights: [[i16; 3]; 2] =
+            if self.cosited.0 { [[0, 4, 0], [0, 2, 2]] } else { [[1, 3, 0], [0, 3, 1]] };
+        let value = |near: &[i16], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
+        let mut pairs = out.chunks_exact_mut(2);
+        let near = self.blended.iter().zip(&self.blended[1..]).zip(&self.blended[2..]);
+        for (pair, ((&before, &at), &behind)) in pairs.by_ref().zip(near) {
+            pair[0] = value(&[before, at, behind], weights[0]);
+            pair[1] = value(&[before, at, behind], weights[1]);
+        }
+        if let [last] = pairs.into_remainder() {
+            *last = value(&self.blended[width - 1..], weights[0]);
+        }
+        Ok(())
+    }
+}
+
+fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+    let info = frame.info();
+    let matrix = Matrix::of(info);
+    let (luma, cb, cr) = (Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?);
+    let mut upsampler = Upsampler::of(info);
+    let mut pixels = vec![0; 3 * width * height];
+    let (mut blue, mut red) = (vec![0; width], vec![0; width]);
+    let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
+    for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
+        upsampler.row(&cb, y, &mut blue)?;
+        upsampler.row(&cr, y, &mut red)?;
+        matrix.row(luma.bytes(y, width)?, &blue, &red, &mut rows);
+        interleave(&rows, out);
+    }
+    Ok(pixels)
+}
+
+/// The colorimetry of pictures.
+pub(crate) fn srgb(grey: bool) -> VideoColorimetry {
+    VideoColorimetry::new(
+        VideoColorRange::Range0_255,
+        // Grey has no use for a matrix, and GStreamer gives it this one.
+        if grey { VideoColorMatrix::Bt601 } else { VideoColorMatrix::Rgb },
+        VideoTransferFunction::Srgb,
+        VideoColorPrimaries::Bt709,
+    )
+}
+
+/// What a decoded picture becomes.
+pub(crate) fn output_format(header: &image_sdl::Header) -> VideoFormat {
+    match (header.alpha.is_some(), header.grey) {
+        (true, _) => VideoFormat::Rgba,
+        (false, true) => VideoFormat::Gray8,
+        (false, false) => VideoFormat::Rgb,
+    }
+}
+
+/// The samples of a picture in its [`output_format`], rows without padding.
+pub(crate) fn samples(picture: Picture) -> Vec<u8> {
+    let colour = picture.colour();
+    let (pixels, alpha, _) = picture.into_parts();
+    let Some(alpha) = alpha else { return pixels };
+    let alpha: Vec<u8> = match alpha {
+        Alpha::Eight(alpha) => alpha,
+        Alpha::Sixteen(alpha) => {
+            alpha.iter().map(|&a| ((u32::from(a) * 255 + 32_767) / 65_535) as u8).collect()
+        }
+        Alpha::Float(alpha) => alpha.iter().map(|a| (a * 255.0).round().clamp(0.0, 255.0) as u8).collect(),
+    };
+    match colour {
+        Colour::Grey => pixels.iter().zip(alpha).flat_map(|(&v, a)| [v, v, v, a]).collect(),
+        Colour::Rgb => pixels.chunks_exact(3).zip(alpha).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kr, Kb and range by hand, in floating point.
+    fn reference(y: f32, cb: f32, cr: f32, kr: f32, kb: f32, full: bool) -> [f32; 3] {
+        let (y, c) = if full { (y, 1.0) } else { ((y - 16.0) * 255.0 / 219.0, 255.0 / 224.0) };
+        let (cb, cr) = ((cb - 128.0) * c, (cr - 128.0) * c);
+        let (r, b) = (y + 2.0 * (1.0 - kr) * cr, y + 2.0 * (1.0 - kb) * cb);
+        let g = (y - kr * r - kb * b) / (1.0 - kr - kb);
+        [r, g, b].map(|v| v.clamp(0.0, 255.0))
+    }
+
+    #[test]
+    fn every_colour_converts_as_its_standard_says() {
+        gst::init().unwrap();
+        let matrices = [
+            ("bt601", 0.299, 0.114, false),
+            ("bt709", 0.2126, 0.0722, false),
+            ("1:4:0:0", 0.299, 0.114, true),
+        ];
+        for (name, kr, kb, full) in matrices {
+            let colorimetry: gst_video::VideoColorimetry = name.parse().unwrap();
+            let info = gst_video::VideoInfo::builder(VideoFormat::Y444, 256, 256)
+                .colorimetry(&colorimetry)
+                .build()
+                .unwrap();
+            for y in (0..256).step_by(15) {
+                // Cb along a row, Cr down.
+                let mut data = vec![y as u8; 65_536];
+                data.extend((0..65_536).map(|i| (i % 256) as u8));
+                data.extend((0..65_536).map(|i| (i / 256) as u8));
+                let buffer = gst::Buffer::from_mut_slice(data);
+                let picture = picture(&buffer, &info).unwrap();
+                for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
+                    let wanted = reference(y as f32, (i % 256) as f32, (i / 256) as f32, kr, kb, full);
+                    for (got, wanted) in pixel.iter().zip(wanted) {
+                        assert!((f32::from(*got) - wanted).abs() < 0.8, "{name} {y} {i}: {pixel:?} {wanted}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_ramp_of_chroma_stays_a_ramp_at_every_siting() {
+        gst::init().unwrap();
+        for (site, offset) in
+            [(gst_video::VideoChromaSite::MPEG2, 0.0), (gst_video::VideoChromaSite::JPEG, 0.5)]
+        {
+            // Odd sizes: the last luma column and row share chroma with nobody.
+            let (width, height) = (61usize, 21usize);
+            let info = gst_video::VideoInfo::builder(VideoFormat::I420, width as u32, height as u32)
+                .colorimetry(&"1:4:0:0".parse().unwrap())
+                .chroma_site(site)
+                .build()
+                .unwrap();
+            let mut data = vec![128u8; info.size()];
+            let (start, stride) = (info.offset()[2], info.stride()[2] as usize);
+            for y in 0..height.div_ceil(2) {
+                for x in 0..width.div_ceil(2) {
+                    data[start + y * stride + x] = (100 + 2 * x) as u8;
+                }
+            }
+            let buffer = gst::Buffer::from_mut_slice(data);
+            let picture = picture(&buffer, &info).unwrap();
+            for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
+                let x = (i % width) as f32;
+                // One luma step is half a chroma step, which is 2.
+                let cr = (100.0 + x - offset).clamp(100.0, 160.0);
+                let red = 128.0 + 1.402 * (cr - 128.0);
+                assert!((f32::from(pixel[0]) - red).abs() < 1.0, "{x}: {pixel:?} {red}");
+            }
+        }
+    }
+}

@@ -1,0 +1,487 @@
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::subclass::prelude::*;
+use gst_tag::prelude::TagListExt;
+use gst_video::prelude::*;
+use gst_video::subclass::prelude::*;
+use gst_video::video_codec_state::Readable;
+use gst_video::{VideoCodecFrame, VideoCodecState, VideoFormat};
+use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model};
+
+use crate::convert;
+use crate::scan::{Found, MEDIA_TYPE, Scanner};
+use crate::settings::{AUTO, engine, is_live, latency, worker_count};
+use crate::workers::{Lost, Workers};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("sdldec", gst::DebugColorFlags::empty(), Some("SDL picture decoder"))
+});
+
+/// Bytes of a picture in the stream: far more than any useful one has.
+const DEFAULT_MAX_SIZE: u32 = 64 << 20;
+/// Bytes of a picture in memory.
+const DEFAULT_MAX_ALLOC: u64 = 1 << 30;
+/// Bytes that must be new before an unfinished picture is looked at again; then as many as are there already.
+const LEAST_NEW: usize = 64;
+
+#[derive(Debug, Clone)]
+struct Settings {
+    provider: Option<String>,
+    device: u32,
+    n_threads: i32,
+    max_size: u32,
+    max_alloc: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            provider: None,
+            device: 0,
+            n_threads: AUTO,
+            max_size: DEFAULT_MAX_SIZE,
+            max_alloc: DEFAULT_MAX_ALLOC,
+        }
+    }
+}
+
+/// A decoded picture.
+struct Decoded {
+    header: Header,
+    samples: Vec<u8>,
+    metadata: Metadata,
+    /// Time spent in the codec.
+    time: Duration,
+}
+
+struct State {
+    models: HashMap<BundleRef, Model>,
+    workers: Workers<u32, Result<Decoded, Error>>,
+    input: Option<VideoCodecState<'static, Readable>>,
+    /// Format and size of the output.
+    output: Option<(VideoFormat, u32, u32)>,
+    /// The metadata whose tags were sent last.
+    metadata: Metadata,
+    scanner: Scanner,
+    /// The scanner has nothing new to say before so many bytes are there.
+    next_look: usize,
+}
+
+/// The implementation of `sdldec`.
+#[derive(Default, glib::Properties)]
+#[properties(wrapper_type = super::SdlDec)]
+pub struct SdlDec {
+    #[property(name = "provider", get, set, type = Option<String>, member = provider,
+        blurb = "Execution provider of ONNX Runtime, for instance cuda (empty = processor)", mutable_ready)]
+    #[property(name = "device", get, set, type = u32, member = device, default = 0,
+        blurb = "Device of the execution provider, counted from 0", mutable_ready)]
+    #[property(name = "n-threads", get, set, type = i32, member = n_threads, minimum = AUTO, maximum = 1024, default = AUTO,
+        blurb = "Pictures that are decoded at the same time, which adds as many to the latency (-1 = number of processors, or in the streaming thread if the source is live; 0 = in the streaming thread)",
+        mutable_ready)]
+    #[property(name = "max-size", get, set, type = u32, member = max_size, minimum = 32, default = DEFAULT_MAX_SIZE,
+        blurb = "The most bytes that a picture in a stream of bytes may have; larger ones are passed over", mutable_playing)]
+    #[property(name = "max-alloc", get, set, type = u64, member = max_alloc, default = DEFAULT_MAX_ALLOC,
+        blurb = "The most bytes of memory that the pixels and the latent of a picture may take", mutable_playing)]
+    settings: Mutex<Settings>,
+    /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
+    state: Mutex<Option<State>>,
+}
+
+impl SdlDec {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands on what is finished; with `drain` everything.
+    fn hand_on(&self, drain: bool) -> Result<gst::FlowSuccess, gst::FlowError> {
+        loop {
+            let next = match self.state().as_mut() {
+                Some(state) if drain => state.workers.pop(true),
+                Some(state) => state.workers.pop_ready(),
+                None => None,
+            };
+            let Some((number, outcome)) = next else { return Ok(gst::FlowSuccess::Ok) };
+            self.finish_frame(number, outcome)?;
+        }
+    }
+
+    fn finish_frame(
+        &self,
+        number: u32,
+        outcome: Result<Result<Decoded, Error>, Lost>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let number = i32::try_from(number).map_err(|_| gst::FlowError::Error)?;
+        let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
+        let decoded = match outcome {
+            Ok(Ok(decoded)) => decoded,
+            Ok(Err(error)) => {
+                obj.release_frame(frame);
+                return self.report(&error);
+            }
+            Err(Lost) => {
+                obj.release_frame(frame);
+                gst::element_imp_error!(self, gst::LibraryError::Failed, ["the decoder panicked"]);
+                return Err(gst::FlowError::Error);
+            }
+        };
+        gst::log!(CAT, imp = self, "frame {number}: decoded in {:?}", decoded.time);
+        self.negotiate_for(&decoded.header)?;
+        self.send_tags(decoded.metadata);
+        let row = decoded.samples.len() / usize::from(decoded.header.height);
+        // Rows of raw video are padded to 4 bytes: where there is no padding, the samples are the buffer.
+        if row % 4 == 0 {
+            frame.set_output_buffer(gst::Buffer::from_mut_slice(decoded.samples));
+        } else {
+            obj.allocate_output_frame(&mut frame, None)?;
+            self.copy_rows(&mut frame, &decoded.samples, row)?;
+        }
+        obj.finish_frame(frame)
+    }
+
+    /// A picture that cannot be shown: a warning, and an error beyond `max-errors`.
+    fn report(&self, error: &Error) -> Result<gst::FlowSuccess, gst::FlowError> {
+        gst::element_imp_warning!(self, gst::StreamError::Decode, ("Cannot decode a picture"), ["{error}"]);
+        // The base class counts, and stays silent below its limit.
+        let obj = self.obj();
+        let text = "Too many pictures cannot be decoded";
+        gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ("{text}"), ["{error}"])
+    }
+
+    fn negotiate_for(&self, header: &Header) -> Result<(), gst::FlowError> {
+        let obj = self.obj();
+        let format = convert::output_format(header);
+        let output = (format, u32::from(header.width), u32::from(header.height));
+        let input = {
+            let guard = self.state();
+            let Some(state) = guard.as_ref() else { return Err(gst::FlowError::Flushing) };
+            if state.output == Some(output) {
+                return Ok(());
+            }
+            state.input.clone()
+        };
+        let mut negotiated = obj.set_output_state(format, output.1, output.2, input.as_ref())?;
+        let srgb = convert::srgb(format == VideoFormat::Gray8);
+        let info = gst_video::VideoInfo::builder_from_info(negotiated.info()).colorimetry(&srgb).build();
+        negotiated.set_info(info.map_err(|_| gst::FlowError::NotNegotiated)?);
+        obj.negotiate(negotiated)?;
+        if let Some(state) = self.state().as_mut() {
+            state.output = Some(output);
+        }
+        Ok(())
+    }
+
+    /// What Exif and XMP say, as tags, whenever it changes.
+    fn send_tags(&self, metadata: Metadata) {
+        let tags = {
+            let mut guard = self.state();
+            let Some(state) = guard.as_mut() else { return };
+            if state.metadata == metadata {
+                return;
+            }
+            let mut tags = gst::TagList::new();
+            let mut merge = |found: Result<gst::TagList, glib::BoolError>, kind: &str| match found {
+                Ok(found) => tags = tags.merge(&found, gst::TagMergeMode::Keep),
+                Err(error) => gst::warning!(CAT, imp = self, "{kind} is not understood: {error}"),
+            };
+            if let Some(exif) = &metadata.exif {
+                let buffer = gst::Buffer::from_slice(exif.clone());
+                merge(gst::TagList::from_exif_buffer_with_tiff_header(&buffer), "Exif");
+            }
+            if let Some(xmp) = &metadata.xmp {
+                merge(gst::TagList::from_xmp_buffer(&gst::Buffer::from_slice(xmp.clone())), "XMP");
+            }
+            state.metadata = metadata;
+            tags
+        };
+        self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
+    }
+
+    fn copy_rows(
+        &self,
+        frame: &mut VideoCodecFrame<'_>,
+        samples: &[u8],
+        row: usize,
+    ) -> Result<(), gst::FlowError> {
+        let info = self.obj().output_state().map(|state| state.info().clone());
+        let (Some(info), Some(buffer)) = (info, frame.output_buffer_mut()) else {
+            return Err(gst::FlowError::Error);
+        };
+        let mut target = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &info)
+            .map_err(|_| gst::FlowError::Error)?;
+        let stride = usize::try_from(target.plane_stride()[0]).map_err(|_| gst::FlowError::Error)?;
+        let plane = target.plane_data_mut(0).map_err(|_| gst::FlowError::Error)?;
+        for (to, from) in plane.chunks_mut(stride).zip(samples.chunks_exact(row)) {
+            to.get_mut(..row).ok_or(gst::FlowError::Error)?.copy_from_slice(from);
+        }
+        Ok(())
+    }
+
+    /// The model that a picture names.
+    fn model(&self, reference: BundleRef, settings: &Settings) -> Result<Model, gst::FlowError> {
+        if let Some(model) = self.state().as_ref().and_then(|state| state.models.get(&reference).cloned()) {
+            return Ok(model);
+        }
+        let engine = engine(settings.provider.as_deref(), settings.device);
+        let model = Model::for_file(reference, engine).map_err(|error| {
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::NotFound,
+                ("The model of this picture is missing"),
+                ["{error}"]
+            );
+            gst::FlowError::Error
+        })?;
+        model.warm_up().map_err(|error| {
+            gst::element_imp_error!(self, gst::LibraryError::Init, ("Cannot run the model"), ["{error}"]);
+            gst::FlowError::Error
+        })?;
+        if let Some(state) = self.state().as_mut() {
+            state.models.insert(reference, model.clone());
+        }
+        Ok(model)
+    }
+}
+
+/// Whether the caps promise one whole picture a buffer, as those of demuxers do.
+fn is_parsed(state: &VideoCodecState<'static, Readable>) -> bool {
+    let structure = state.caps().and_then(|caps| caps.structure(0));
+    structure.is_some_and(|s| s.name() != MEDIA_TYPE || s.get::<bool>("parsed").unwrap_or(false))
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for SdlDec {
+    const NAME: &'static str = "GstSdlDec";
+    type Type = super::SdlDec;
+    type ParentType = gst_video::VideoDecoder;
+}
+
+#[glib::derived_properties]
+impl ObjectImpl for SdlDec {}
+
+impl GstObjectImpl for SdlDec {}
+
+impl ElementImpl for SdlDec {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "SDL picture decoder",
+                "Codec/Decoder/Image",
+                "Decodes SDL pictures with the neural network that they name",
+                "The SDL developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            // Behind the first: what demuxers make of tracks that are marked as SDL.
+            let sink = gst::Caps::builder_full()
+                .structure(gst::Structure::new_empty(MEDIA_TYPE))
+                .structure(gst::Structure::new_empty("video/x-gst-fourcc-sdl0"))
+                .structure(gst::Structure::builder("video/x-unknown").field("codec-id", "V_SDL").build())
+                .structure(gst::Structure::builder("video/x-unknown").field("fourcc", "SDL0").build())
+                .build();
+            let src = gst_video::VideoCapsBuilder::new()
+                .format_list([VideoFormat::Rgb, VideoFormat::Rgba, VideoFormat::Gray8])
+                .build();
+            [("sink", gst::PadDirection::Sink, sink), ("src", gst::PadDirection::Src, src)]
+                .into_iter()
+                .filter_map(|(name, direction, caps)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
+                })
+                .collect()
+        });
+        &TEMPLATES
+    }
+}
+
+impl VideoDecoderImpl for SdlDec {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.obj().set_packetized(false);
+        let threads = worker_count(self.settings().n_threads);
+        let workers = Workers::new(threads)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]))?;
+        *self.state() = Some(State {
+            models: HashMap::new(),
+            workers,
+            input: None,
+            output: None,
+            metadata: Metadata::default(),
+            scanner: Scanner::default(),
+            next_look: 0,
+        });
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        // Dropped after the lock is released: it waits for what the workers have begun.
+        let state = self.state().take();
+        drop(state);
+        Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        if let gst::EventView::Segment(segment) = event.view() {
+            // A source of buffers with times gives one picture each.
+            let whole = segment.segment().format() == gst::Format::Time
+                || self.state().as_ref().and_then(|state| state.input.as_ref()).is_some_and(is_parsed);
+            self.obj().set_packetized(whole);
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn set_format(&self, state: &VideoCodecState<'static, Readable>) -> Result<(), gst::LoggableError> {
+        self.hand_on(true).map_err(|e| gst::loggable_error!(CAT, "cannot drain: {e}"))?;
+        let obj = self.obj();
+        if is_parsed(state) {
+            obj.set_packetized(true);
+        }
+        let n_threads = self.settings().n_threads;
+        let mut guard = self.state();
+        let Some(own) = guard.as_mut() else { return Ok(()) };
+        own.input = Some(state.clone());
+        own.output = None;
+        let threads = if n_threads == AUTO && is_live(obj.sink_pad()) { 0 } else { worker_count(n_threads) };
+        if threads != own.workers.threads() {
+            own.workers =
+                Workers::new(threads).map_err(|e| gst::loggable_error!(CAT, "cannot start a thread: {e}"))?;
+        }
+        drop(guard);
+        let fps = state.info().fps();
+        if let Some(latency) = latency(fps, threads) {
+            obj.set_latency(latency, latency);
+        }
+        Ok(())
+    }
+
+    fn parse(
+        &self,
+        _frame: &VideoCodecFrame,
+        adapter: &gst_base::Adapter,
+        at_eos: bool,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let max_size = self.settings().max_size as usize;
+        loop {
+            let available = adapter.available();
+            let found = {
+                let mut guard = self.state();
+                let Some(state) = guard.as_mut() else { return Err(gst::FlowError::Flushing) };
+                if available == 0 || (available < state.next_look && !at_eos) {
+                    return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA);
+                }
+                let bytes = adapter.copy_bytes(0, available).map_err(|_| gst::FlowError::Error)?;
+                let found = state.scanner.scan(&bytes, max_size);
+                state.next_look = match found {
+                    Found::NeedMore(needed) => needed.min(available + available.max(LEAST_NEW)),
+                    _ => 0,
+                };
+                found
+            };
+            let lost = match found {
+                Found::Picture(header) => {
+                    obj.add_to_frame(i32::try_from(header.length).map_err(|_| gst::FlowError::Error)?);
+                    return obj.have_frame();
+                }
+                Found::NeedMore(_) if !at_eos => return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA),
+                Found::Junk(0) => return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA),
+                Found::Junk(length) => {
+                    gst::debug!(CAT, imp = self, "{length} bytes are no picture");
+                    adapter.flush(length);
+                    continue;
+                }
+                Found::NeedMore(_) => available,
+                Found::Cut(length) => length,
+            };
+            adapter.flush(lost);
+            self.report(&Error::Truncated { found: lost as u64, place: "stream" })?;
+        }
+    }
+
+    fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        if obj.is_qos() && obj.max_decode_time(&frame) < 0 {
+            gst::debug!(CAT, imp = self, "frame {} is late", frame.system_frame_number());
+            return obj.drop_frame(frame);
+        }
+        let settings = self.settings().clone();
+        let number = frame.system_frame_number();
+        let buffer = frame.input_buffer_owned();
+        drop(frame);
+        let Some(buffer) = buffer.and_then(|buffer| buffer.into_mapped_buffer_readable().ok()) else {
+            return Err(gst::FlowError::Error);
+        };
+        let header = Header::parse(&buffer).and_then(|header| {
+            header.ok_or(Error::Truncated { found: buffer.size() as u64, place: "header" })
+        });
+        let outcome = match header {
+            Ok(header) => Ok((self.model(header.bundle, &settings)?, header)),
+            Err(error) => Err(error),
+        };
+        if let Some(state) = self.state().as_mut() {
+            match outcome {
+                Err(error) => state.workers.push_done(number, Err(error)),
+                Ok((model, header)) => {
+                    let alone = state.workers.is_idle();
+                    let threads =
+                        if state.workers.threads() > 0 && (alone || model.is_large()) { 0 } else { 1 };
+                    let options =
+                        DecodeOptions::default().with_threads(threads).with_max_bytes(settings.max_alloc);
+                    state.workers.push(number, move || {
+                        let mut decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
+                        let start = Instant::now();
+                        let mut picture = decoder.decode(&options)?;
+                        let time = start.elapsed();
+                        let metadata = std::mem::take(&mut picture.metadata);
+                        Ok(Decoded { header, samples: convert::samples(picture), metadata, time })
+                    });
+                }
+            }
+        }
+        self.hand_on(false)
+    }
+
+    fn drain(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.hand_on(true)
+    }
+
+    fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.hand_on(true)
+    }
+
+    fn flush(&self) -> bool {
+        if let Some(state) = self.state().as_mut() {
+            state.workers.clear();
+            state.scanner.reset();
+            state.next_look = 0;
+        }
+        true
+    }
+
+    fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        self.parent_decide_allocation(query)?;
+        if query.find_allocation_meta::<gst_video::VideoMeta>().is_some()
+            && let Some((pool, size, min, max)) = query
+                .allocation_pools()
+                .next()
+                .and_then(|(pool, size, min, max)| Some((pool?, size, min, max)))
+        {
+            let mut config = pool.config();
+            config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_META);
+            pool.set_config(config)
+                .map_err(|_| gst::loggable_error!(CAT, "the pool does not take its own options"))?;
+            query.set_nth_allocation_pool(0, Some(&pool), size, min, max);
+        }
+        Ok(())
+    }
+}

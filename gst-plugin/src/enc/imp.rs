@@ -1,0 +1,426 @@
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+use gst_video::subclass::prelude::*;
+use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoInfo};
+use image_sdl::{EncodeOptions, Error, MAX_EFFORT, Model};
+
+use super::KeyFrames;
+use super::select::{self, Rules, Selector};
+use crate::convert;
+use crate::scan::MEDIA_TYPE;
+use crate::settings::{AUTO, engine, latency, worker_count};
+use crate::workers::{Lost, Workers};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("sdlenc", gst::DebugColorFlags::empty(), Some("SDL picture encoder"))
+});
+
+const DEFAULT_QUALITY: u32 = 50;
+const DEFAULT_EFFORT: u32 = 5;
+const MAX_EFFORT_SETTING: u32 = MAX_EFFORT as u32;
+const DEFAULT_INTERVAL: u64 = gst::ClockTime::SECOND.nseconds();
+/// A person who walks through a picture of a room changes some 3 % of its brightness.
+const DEFAULT_THRESHOLD: f64 = 0.05;
+/// The largest side of a picture.
+const MAX_SIDE: i32 = 65_535;
+
+#[derive(Debug, Clone)]
+struct Settings {
+    quality: u32,
+    target_size: u32,
+    effort: u32,
+    model: Option<String>,
+    provider: Option<String>,
+    device: u32,
+    n_threads: i32,
+    snapshot: bool,
+    frame_duration: bool,
+    key_frames: KeyFrames,
+    interval: u64,
+    min_interval: u64,
+    threshold: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            quality: DEFAULT_QUALITY,
+            target_size: 0,
+            effort: DEFAULT_EFFORT,
+            model: None,
+            provider: None,
+            device: 0,
+            n_threads: AUTO,
+            snapshot: false,
+            frame_duration: false,
+            key_frames: KeyFrames::default(),
+            interval: DEFAULT_INTERVAL,
+            min_interval: 0,
+            threshold: DEFAULT_THRESHOLD,
+        }
+    }
+}
+
+impl Settings {
+    fn options(&self) -> EncodeOptions {
+        let options = EncodeOptions::default().with_effort(self.effort as u8);
+        match self.target_size {
+            0 => options.with_quality(self.quality as u8),
+            bytes => options.with_target_size(bytes.into()),
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            key_frames: self.key_frames,
+            interval: gst::ClockTime::from_nseconds(self.interval),
+            min_interval: gst::ClockTime::from_nseconds(self.min_interval),
+            threshold: self.threshold,
+        }
+    }
+}
+
+/// What became of a frame.
+enum Outcome {
+    File {
+        bytes: Vec<u8>,
+        /// Time spent on making a picture of the frame, and on encoding it.
+        times: (Duration, Duration),
+    },
+    /// It was not chosen, or came too late.
+    Dropped,
+    Unreadable(String),
+    Failed(Error),
+}
+
+struct State {
+    model: Model,
+    workers: Workers<u32, Outcome>,
+    info: Option<VideoInfo>,
+    selector: Selector,
+    snapshot_taken: bool,
+}
+
+/// The implementation of `sdlenc`.
+#[derive(Default, glib::Properties)]
+#[properties(wrapper_type = super::SdlEnc)]
+pub struct SdlEnc {
+    #[property(name = "quality", get, set, type = u32, member = quality, minimum = 0, maximum = 100, default = DEFAULT_QUALITY,
+        blurb = "Quality of the pictures, 0 (smallest) to 100 (best); not used where target-size is set", mutable_playing)]
+    #[property(name = "target-size", get, set, type = u32, member = target_size, default = 0,
+        blurb = "The most bytes that a picture may have: each gets the best quality that fits (0 = use quality)", mutable_playing)]
+    #[property(name = "effort", get, set, type = u32, member = effort, minimum = 1, maximum = MAX_EFFORT_SETTING,
+        default = DEFAULT_EFFORT, blurb = "How hard to look for fewer bytes, 1 (fastest) to 9", mutable_playing)]
+    #[property(name = "model", get, set, type = Option<String>, member = model,
+        blurb = "Bundle to encode with: a name in the store, or the path of a .sdlm file or folder (empty = built in)", mutable_ready)]
+    #[property(name = "provider", get, set, type = Option<String>, member = provider,
+        blurb = "Execution provider of ONNX Runtime, for instance cuda (empty = processor)", mutable_ready)]
+    #[property(name = "device", get, set, type = u32, member = device, default = 0,
+        blurb = "Device of the execution provider, counted from 0", mutable_ready)]
+    #[property(name = "n-threads", get, set, type = i32, member = n_threads, minimum = AUTO, maximum = 1024, default = AUTO,
+        blurb = "Frames that are encoded at the same time, which adds as many to the latency (-1 = number of processors, 0 = in the streaming thread)",
+        mutable_ready)]
+    #[property(name = "snapshot", get, set, type = bool, member = snapshot, default = false,
+        blurb = "Send EOS after encoding a frame, useful for snapshots", mutable_playing)]
+    #[property(name = "frame-duration", get, set, type = bool, member = frame_duration, default = false,
+        blurb = "Write the duration of each frame into its picture (4 bytes), so that a file of many plays at its own speed",
+        mutable_playing)]
+    #[property(name = "key-frames", get, set, type = KeyFrames, member = key_frames, builder(KeyFrames::default())
+        .blurb("Which frames become pictures; frames that a force-key-unit event asks for always do").mutable_playing())]
+    #[property(name = "interval", get, set, type = u64, member = interval, default = DEFAULT_INTERVAL,
+        blurb = "Time from one picture to the next with key-frames=interval, in nanoseconds", mutable_playing)]
+    #[property(name = "min-interval", get, set, type = u64, member = min_interval, default = 0,
+        blurb = "Least time from one picture to the next with key-frames=scene-change, in nanoseconds", mutable_playing)]
+    #[property(name = "scene-change-threshold", get, set, type = f64, member = threshold, minimum = 0.0, maximum = 1.0,
+        default = DEFAULT_THRESHOLD, blurb = "Mean difference of brightness from the last picture that makes a frame a new one with key-frames=scene-change, 0 to 1",
+        mutable_playing)]
+    settings: Mutex<Settings>,
+    /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
+    state: Mutex<Option<State>>,
+}
+
+impl SdlEnc {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands on what is finished; with `drain` everything. Whether a picture was among it.
+    fn hand_on(&self, drain: bool) -> Result<bool, gst::FlowError> {
+        let mut picture = false;
+        loop {
+            let next = match self.state().as_mut() {
+                Some(state) if drain => state.workers.pop(true),
+                Some(state) => state.workers.pop_ready(),
+                None => None,
+            };
+            let Some((number, outcome)) = next else { return Ok(picture) };
+            picture |= matches!(outcome, Ok(Outcome::File { .. }));
+            self.finish_frame(number, outcome)?;
+        }
+    }
+
+    fn finish_frame(
+        &self,
+        number: u32,
+        outcome: Result<Outcome, Lost>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let number = i32::try_from(number).map_err(|_| gst::FlowError::Error)?;
+        let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
+        // A frame that ends in an error stays with the base class, which frees it when the element stops.
+        match outcome {
+            Ok(Outcome::File { bytes, times: (convert, encode) }) => {
+                gst::log!(
+                    CAT,
+                    imp = self,
+                    "frame {number}: {} bytes; converted in {convert:?}, encoded in {encode:?}",
+                    bytes.len()
+                );
+                frame.set_flags(VideoCodecFrameFlags::SYNC_POINT);
+                frame.set_output_buffer(gst::Buffer::from_mut_slice(bytes));
+                obj.finish_frame(frame)
+            }
+            Ok(Outcome::Dropped) => self.drop_frame(frame),
+            // The next frame may fit: a warning, and a gap where this one was.
+            Ok(Outcome::Failed(error @ Error::Target { .. })) => {
+                gst::element_imp_warning!(self, gst::StreamError::Encode, ["{error}"]);
+                self.drop_frame(frame)
+            }
+            Ok(Outcome::Unreadable(problem)) => {
+                drop(frame);
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Format,
+                    ("Cannot read a frame"),
+                    ["{problem}"]
+                );
+                Err(gst::FlowError::Error)
+            }
+            Ok(Outcome::Failed(error)) => {
+                drop(frame);
+                gst::element_imp_error!(self, gst::StreamError::Encode, ["{error}"]);
+                Err(gst::FlowError::Error)
+            }
+            Err(Lost) => {
+                drop(frame);
+                gst::element_imp_error!(self, gst::LibraryError::Failed, ["the encoder panicked"]);
+                Err(gst::FlowError::Error)
+            }
+        }
+    }
+
+    /// No picture of this frame: what is behind learns that nothing comes for it.
+    fn drop_frame(&self, frame: VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let (pts, duration) = (frame.pts(), frame.duration());
+        let flow = obj.finish_frame(frame)?;
+        if let Some(pts) = pts {
+            obj.src_pad().push_event(gst::event::Gap::builder(pts).duration(duration).build());
+        }
+        Ok(flow)
+    }
+}
+
+/// The work on a frame, on any thread.
+fn encode(model: &Model, buffer: &gst::BufferRef, info: &VideoInfo, options: &EncodeOptions) -> Outcome {
+    let start = Instant::now();
+    let picture = match convert::picture(buffer, info) {
+        Ok(picture) => picture,
+        Err(problem) => return Outcome::Unreadable(problem),
+    };
+    let converted = start.elapsed();
+    match image_sdl::encode_with(model, &picture, options) {
+        Ok(encoded) => {
+            Outcome::File { bytes: encoded.bytes, times: (converted, start.elapsed() - converted) }
+        }
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for SdlEnc {
+    const NAME: &'static str = "GstSdlEnc";
+    type Type = super::SdlEnc;
+    type ParentType = gst_video::VideoEncoder;
+}
+
+#[glib::derived_properties]
+impl ObjectImpl for SdlEnc {}
+
+impl GstObjectImpl for SdlEnc {}
+
+impl ElementImpl for SdlEnc {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "SDL picture encoder",
+                "Codec/Encoder/Image",
+                "Encodes raw video as SDL pictures with a neural network",
+                "The SDL developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let sink = gst_video::VideoCapsBuilder::new()
+                .format_list(convert::FORMATS)
+                .width_range(1..=MAX_SIDE)
+                .height_range(1..=MAX_SIDE)
+                .build();
+            let src = gst::Caps::builder(MEDIA_TYPE)
+                .field("parsed", true)
+                .field("width", gst::IntRange::new(1, MAX_SIDE))
+                .field("height", gst::IntRange::new(1, MAX_SIDE))
+                .field(
+                    "framerate",
+                    gst::FractionRange::new(gst::Fraction::new(0, 1), gst::Fraction::new(i32::MAX, 1)),
+                )
+                .build();
+            [("sink", gst::PadDirection::Sink, sink), ("src", gst::PadDirection::Src, src)]
+                .into_iter()
+                .filter_map(|(name, direction, caps)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
+                })
+                .collect()
+        });
+        &TEMPLATES
+    }
+}
+
+impl VideoEncoderImpl for SdlEnc {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = self.settings().clone();
+        let engine = engine(settings.provider.as_deref(), settings.device);
+        let wanted = settings.model.as_deref().unwrap_or_default();
+        let model = Model::find(wanted, engine)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::NotFound, ("Cannot open the model"), ["{e}"]))?;
+        model
+            .warm_up_encoder()
+            .map_err(|e| gst::error_msg!(gst::LibraryError::Init, ("Cannot run the model"), ["{e}"]))?;
+        let threads = worker_count(settings.n_threads);
+        let threads = if model.is_large() { threads.min(1) } else { threads };
+        let workers = Workers::new(threads)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]))?;
+        *self.state() =
+            Some(State { model, workers, info: None, selector: Selector::default(), snapshot_taken: false });
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        // Dropped after the lock is released: it waits for what the workers have begun.
+        let state = self.state().take();
+        drop(state);
+        Ok(())
+    }
+
+    fn set_format(
+        &self,
+        state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
+    ) -> Result<(), gst::LoggableError> {
+        self.hand_on(true).map_err(|e| gst::loggable_error!(CAT, "cannot drain: {e}"))?;
+        let obj = self.obj();
+        let info = state.info().clone();
+        let threads = match self.state().as_mut() {
+            Some(state) => {
+                state.info = Some(info.clone());
+                state.selector.reset();
+                state.workers.threads()
+            }
+            None => 0,
+        };
+        let fps = info.fps();
+        if let Some(latency) = latency(fps, threads) {
+            obj.set_latency(latency, latency);
+        }
+        let caps = gst::Caps::builder(MEDIA_TYPE).field("parsed", true).build();
+        let mut output = obj
+            .set_output_state(caps, Some(state))
+            .map_err(|_| gst::loggable_error!(CAT, "cannot set the output caps"))?;
+        // Whatever the frames were, a picture is sRGB.
+        let srgb = convert::srgb(output.info().format_info().is_gray());
+        let info = gst_video::VideoInfo::builder_from_info(output.info())
+            .colorimetry(&srgb)
+            .chroma_site(gst_video::VideoChromaSite::empty())
+            .build()
+            .map_err(|e| gst::loggable_error!(CAT, "{e}"))?;
+        output.set_info(info);
+        obj.negotiate(output).map_err(|_| gst::loggable_error!(CAT, "downstream takes no SDL pictures"))
+    }
+
+    fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let settings = self.settings().clone();
+        let obj = self.obj();
+        {
+            let mut guard = self.state();
+            let Some(State { model, workers, info: Some(info), selector, snapshot_taken }) = guard.as_mut()
+            else {
+                return Err(gst::FlowError::NotNegotiated);
+            };
+            if settings.snapshot && *snapshot_taken {
+                drop(guard);
+                obj.finish_frame(frame)?;
+                return Err(gst::FlowError::Eos);
+            }
+            let number = frame.system_frame_number();
+            let buffer = frame.input_buffer_owned();
+            let forced = frame.flags().contains(VideoCodecFrameFlags::FORCE_KEYFRAME);
+            let late = !forced && obj.is_qos() && obj.max_encode_time(&frame) < 0;
+            let chosen = !late
+                && selector.choose(&settings.rules(), forced, frame.pts(), || {
+                    select::sketch(buffer.as_deref()?, info)
+                });
+            let duration = frame
+                .duration()
+                .filter(|_| settings.frame_duration)
+                .and_then(|d| u32::try_from(d.useconds()).ok());
+            drop(frame);
+            match buffer {
+                Some(buffer) if chosen => {
+                    let alone = workers.is_idle();
+                    let threads = if workers.threads() > 0 && (alone || model.is_large()) { 0 } else { 1 };
+                    let mut options = settings.options().with_threads(threads);
+                    options.duration = duration;
+                    let (model, info) = (model.clone(), info.clone());
+                    workers.push(number, move || encode(&model, &buffer, &info, &options));
+                }
+                _ => workers.push_done(number, Outcome::Dropped),
+            }
+        }
+        let picture = self.hand_on(settings.snapshot)?;
+        if settings.snapshot && picture {
+            if let Some(state) = self.state().as_mut() {
+                state.snapshot_taken = true;
+            }
+            return Err(gst::FlowError::Eos);
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.hand_on(true)?;
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn flush(&self) -> bool {
+        if let Some(state) = self.state().as_mut() {
+            state.workers.clear();
+            state.selector.reset();
+        }
+        true
+    }
+
+    fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        self.parent_propose_allocation(query)
+    }
+}
