@@ -4,7 +4,7 @@ CARGO ?= cargo
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 ORT_VERSION := 1.31.1
-PICTURE := tests/pictures/demo.png
+PICTURE := tests/pictures/dog.png
 
 .PHONY: demo test lint runtime gst-packages install install-gst uninstall-gst bench clean
 

@@ -11,7 +11,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [original, sdl, folder] = arguments.as_slice() else { return Err("usage: demo PICTURE FILE.sdl FOLDER".into()) };
+    let [original, sdl, folder] = arguments.as_slice() else {
+        return Err("usage: demo PICTURE FILE.sdl FOLDER".into());
+    };
     let folder = Path::new(folder);
     image_sdl::register();
     let picture = image::open(original)?.to_rgb8();
@@ -32,7 +34,11 @@ fn main() -> Result<()> {
 
 fn row(name: &str, bytes: usize, original: &RgbImage, decoded: &RgbImage, shown: &Path) -> Result<()> {
     let pixels = f64::from(original.width() * original.height());
-    let squares = original.iter().zip(decoded.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+    let squares = original
+        .iter()
+        .zip(decoded.iter())
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+        .sum::<f64>();
     let psnr = 10.0 * (255.0f64.powi(2) * 3.0 * pixels / squares).log10();
     let score = compute_frame_ssimulacra2(linear(original)?, linear(decoded)?)?;
     let bpp = 8.0 * bytes as f64 / pixels;
@@ -43,7 +49,8 @@ fn row(name: &str, bytes: usize, original: &RgbImage, decoded: &RgbImage, shown:
 fn linear(picture: &RgbImage) -> Result<Rgb> {
     let pixels = picture.pixels().map(|p| p.0.map(|v| f32::from(v) / 255.0)).collect();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Rgb::new(pixels, width, height, TransferCharacteristic::SRGB, ColorPrimaries::BT709).map_err(|e| format!("{e:?}").into())
+    Rgb::new(pixels, width, height, TransferCharacteristic::SRGB, ColorPrimaries::BT709)
+        .map_err(|e| format!("{e:?}").into())
 }
 
 /// The best quality whose file is no larger than `size`; the smallest file if none is.
