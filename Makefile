@@ -2,11 +2,10 @@
 
 CARGO ?= cargo
 VENV := .venv
-PYTHON := $(VENV)/bin/python
 ORT_VERSION := 1.31.1
 PICTURE := tests/pictures/dog.png
 
-.PHONY: demo test lint runtime gst-packages install install-gst uninstall-gst bench clean
+.PHONY: demo test lint packages runtime install install-gst uninstall-gst bench clean
 
 demo:
 	$(CARGO) build --release -p sdl-cli
@@ -16,21 +15,22 @@ demo:
 	target/release/sdl info demo/photo.sdl
 	$(CARGO) run --release -p sdl-tests --example demo -- $(PICTURE) demo/photo.sdl demo
 
+# Debian packages that the tests need: GStreamer, and Python for the wheel of ONNX Runtime.
+PACKAGES := python3 python3-venv $(shell grep -v '^\#' gst-plugin/apt-packages.txt)
+packages:
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); }
+
 # ONNX Runtime from its Python wheel, into the checkout; the tests find it by ORT_DYLIB_PATH.
-runtime: $(VENV)/ort-$(ORT_VERSION)
+runtime: packages $(VENV)/ort-$(ORT_VERSION)
 $(VENV)/ort-$(ORT_VERSION):
-	command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory python-packages
-	test -x $(PYTHON) || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime==$(ORT_VERSION) onnx==1.23.2
+	/usr/bin/python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime==$(ORT_VERSION)
 	touch $@
 
-python-packages:
-	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 python3-venv
-
-lint:
+lint: packages
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 test: runtime lint
 	tests/run
