@@ -21,7 +21,8 @@ use gst::prelude::*;
 const BOUNDARY: &str = "sdl-picture";
 /// A viewer that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
-const DEFAULT_SOURCE: &str = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=RGB,width=320,height=240,framerate=15/1";
+const DEFAULT_SOURCE: &str =
+    "videotestsrc is-live=true pattern=ball ! video/x-raw,format=RGB,width=320,height=240,framerate=15/1";
 
 /// The newest picture, and its number.
 #[derive(Default)]
@@ -41,10 +42,8 @@ impl Newest {
     fn after(&self, seen: u64) -> Option<(u64, gst::Buffer)> {
         let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |picture: &mut (u64, Option<gst::Buffer>)| picture.0 == seen || picture.1.is_none();
-        let (picture, _) = self
-            .changed
-            .wait_timeout_while(picture, PATIENCE, same)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (picture, _) =
+            self.changed.wait_timeout_while(picture, PATIENCE, same).unwrap_or_else(PoisonError::into_inner);
         (picture.0 != seen).then(|| Some((picture.0, picture.1.clone()?))).flatten()
     }
 }
@@ -73,11 +72,9 @@ fn serve(mut viewer: TcpStream, newest: &Newest) -> Result<(), Box<dyn Error>> {
     let mut seen = 0;
     while let Some((number, buffer)) = newest.after(seen) {
         let picture = buffer.map_readable()?;
-        let mut part = format!(
-            "--{BOUNDARY}\r\nContent-Type: image/x-sdl\r\nContent-Length: {}\r\n\r\n",
-            picture.len()
-        )
-        .into_bytes();
+        let mut part =
+            format!("--{BOUNDARY}\r\nContent-Type: image/x-sdl\r\nContent-Length: {}\r\n\r\n", picture.len())
+                .into_bytes();
         part.extend_from_slice(&picture);
         part.extend_from_slice(b"\r\n");
         viewer.write_all(&part)?;

@@ -251,6 +251,24 @@ fn after_a_flush_the_stream_starts_anew() {
 }
 
 #[test]
+fn late_pictures_are_dropped_before_they_are_decoded() {
+    for (description, expected) in [("qos=true", vec![0, 2200]), ("qos=false", vec![0, 200, 2200])] {
+        let mut harness =
+            decoder(&format!("n-threads=0 {description}"), "image/x-sdl,parsed=true,framerate=5/1");
+        harness.push(buffer(file(0), 0)).unwrap();
+        let second = gst::ClockTime::SECOND.nseconds() as i64;
+        let qos =
+            gst::event::Qos::builder(gst::QOSType::Underflow, 1.0, second).timestamp(gst::ClockTime::ZERO);
+        harness.push_upstream_event(qos.build());
+        harness.push(buffer(file(1), 1)).unwrap();
+        harness.push(buffer(file(2), 11)).unwrap();
+        harness.push_event(gst::event::Eos::new());
+        let times: Vec<u64> = drain(&mut harness).iter().map(|b| b.pts().unwrap().mseconds()).collect();
+        assert_eq!(times, expected, "{description}");
+    }
+}
+
+#[test]
 fn what_demuxers_make_of_our_tracks_is_taken() {
     for caps in [
         "video/x-gst-fourcc-sdl0,width=160,height=120,framerate=5/1",

@@ -273,6 +273,26 @@ fn forced_key_units_become_pictures_and_are_announced() {
 }
 
 #[test]
+fn late_frames_are_dropped_before_they_are_encoded() {
+    let late = |harness: &mut Harness| {
+        // The sink was a second behind at the first frame: what is due before 2 s cannot make it.
+        let second = gst::ClockTime::SECOND.nseconds() as i64;
+        let qos =
+            gst::event::Qos::builder(gst::QOSType::Underflow, 1.0, second).timestamp(gst::ClockTime::ZERO);
+        harness.push_upstream_event(qos.build());
+    };
+    for (description, expected) in [("qos=true", vec![0, 11]), ("qos=false", vec![0, 1, 11])] {
+        let mut harness = encoder(&format!("n-threads=0 {description}"), &raw_caps("RGB"));
+        harness.push(frame(0)).unwrap();
+        late(&mut harness);
+        harness.push(frame(1)).unwrap();
+        harness.push(frame(11)).unwrap();
+        harness.push_event(gst::event::Eos::new());
+        assert_eq!(chosen(&mut harness).0, expected, "{description}");
+    }
+}
+
+#[test]
 fn a_snapshot_is_one_picture_and_the_end() {
     let mut harness = encoder("snapshot=true", &raw_caps("RGB"));
     assert_eq!(harness.push(frame(0)), Err(gst::FlowError::Eos));

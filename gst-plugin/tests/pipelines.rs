@@ -359,6 +359,37 @@ fn a_timed_file_can_be_sought_in() {
 }
 
 #[test]
+fn the_media_server_serves_many_viewers() {
+    let place = Place::new();
+    let examples = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples");
+    let port = free_port();
+    let _server = place.start(&format!("{} --port {port}", examples.join("media_server").display()));
+    std::thread::sleep(Duration::from_millis(1500));
+    let client = examples.join("media_client").display().to_string();
+    let viewers: Vec<Running> =
+        (0..4).map(|_| place.start(&format!("{client} http://127.0.0.1:{port}/ 5"))).collect();
+    for viewer in viewers {
+        let output = viewer.finish();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).lines().count() >= 5);
+    }
+    assert_eq!(place.count(&format!("souphttpsrc location=http://127.0.0.1:{port}/snapshot ! decodebin")), 1);
+}
+
+#[test]
+fn a_preview_sheet_has_a_picture_every_few_seconds() {
+    let place = Place::new();
+    place.run(
+        "gst-launch-1.0 -q videotestsrc num-buffers=40 pattern=ball ! video/x-raw,width=320,height=240,framerate=4/1 \
+         ! vp8enc deadline=1 ! webmmux ! filesink location=film.webm",
+    );
+    let examples = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples");
+    place.run(&format!("{} film.webm film.sdl 2 80", examples.join("preview_sheet").display()));
+    let pictures = place.count("filesrc location=film.sdl ! decodebin");
+    assert!((5..=6).contains(&pictures), "{pictures}");
+}
+
+#[test]
 fn live_at_15_frames_a_second_drops_nothing() {
     let place = Place::new();
     let said = place.run(

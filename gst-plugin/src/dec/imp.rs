@@ -412,7 +412,7 @@ impl VideoDecoderImpl for SdlDec {
 
     fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
-        if obj.max_decode_time(&frame) < 0 {
+        if obj.is_qos() && obj.max_decode_time(&frame) < 0 {
             gst::debug!(CAT, imp = self, "frame {} is late", frame.system_frame_number());
             return obj.drop_frame(frame);
         }
