@@ -1,5 +1,6 @@
 //! What both codec elements are told: how many threads, and where the graphs run.
 
+use gst::prelude::*;
 use image_sdl::Settings;
 
 /// `n-threads`: as many as there are processors.
@@ -18,7 +19,26 @@ pub(crate) fn engine(provider: Option<&str>, device: u32) -> Settings {
 
 /// Whether something upstream makes frames in real time.
 pub(crate) fn is_live(sink_pad: &gst::Pad) -> bool {
-    use gst::prelude::*;
     let mut query = gst::query::Latency::new();
     sink_pad.peer_query(&mut query) && query.result().0
+}
+
+/// The latency of `threads` workers: a frame waits for those in front of it, and the work on it may take as long as all of
+/// them have for it in a stream that keeps up. `None` where the framerate is not known.
+pub(crate) fn latency(framerate: gst::Fraction, threads: usize) -> Option<gst::ClockTime> {
+    let (frames, seconds) =
+        (u64::try_from(framerate.numer()).ok().filter(|&n| n > 0)?, u64::try_from(framerate.denom()).ok()?);
+    (gst::ClockTime::SECOND * threads.max(1) as u64).mul_div_round(seconds, frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_needs_a_framerate() {
+        assert_eq!(latency(gst::Fraction::new(0, 1), 4), None);
+        assert_eq!(latency(gst::Fraction::new(5, 1), 0), Some(gst::ClockTime::from_mseconds(200)));
+        assert_eq!(latency(gst::Fraction::new(25, 1), 4), Some(gst::ClockTime::from_mseconds(160)));
+    }
 }

@@ -191,7 +191,7 @@ fn caps_times_and_flags_are_those_of_the_frames() {
 
 #[test]
 fn latency_is_that_of_the_frames_in_flight() {
-    for (threads, frames) in [(0, 0), (1, 0), (4, 3)] {
+    for (threads, frames) in [(0, 1), (1, 1), (4, 4)] {
         let mut harness = encoder(&format!("n-threads={threads}"), &raw_caps("RGB"));
         harness.push(frame(0)).unwrap();
         let mut query = gst::query::Latency::new();

@@ -14,7 +14,7 @@ use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Mode
 
 use crate::convert;
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
-use crate::settings::{AUTO, engine, is_live, worker_count};
+use crate::settings::{AUTO, engine, is_live, latency, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -80,7 +80,7 @@ pub struct SdlDec {
     #[property(name = "device", get, set, type = u32, member = device, default = 0,
         blurb = "Device of the execution provider, counted from 0", mutable_ready)]
     #[property(name = "n-threads", get, set, type = i32, member = n_threads, minimum = AUTO, maximum = 1024, default = AUTO,
-        blurb = "Pictures that are decoded at the same time, which adds as many less one to the latency (-1 = number of processors, or in the streaming thread if the source is live; 0 = in the streaming thread)",
+        blurb = "Pictures that are decoded at the same time, which adds as many to the latency (-1 = number of processors, or in the streaming thread if the source is live; 0 = in the streaming thread)",
         mutable_ready)]
     #[property(name = "max-size", get, set, type = u32, member = max_size, minimum = 32, default = DEFAULT_MAX_SIZE,
         blurb = "The most bytes that a picture in a stream of bytes may have; larger ones are passed over", mutable_playing)]
@@ -358,9 +358,7 @@ impl VideoDecoderImpl for SdlDec {
         }
         drop(guard);
         let fps = state.info().fps();
-        if fps.numer() > 0 {
-            let frame = gst::ClockTime::SECOND.mul_div_round(fps.denom() as u64, fps.numer() as u64);
-            let latency = frame.unwrap_or_default() * threads.saturating_sub(1) as u64;
+        if let Some(latency) = latency(fps, threads) {
             obj.set_latency(latency, latency);
         }
         Ok(())

@@ -12,7 +12,7 @@ use super::KeyFrames;
 use super::select::{self, Rules, Selector};
 use crate::convert;
 use crate::scan::MEDIA_TYPE;
-use crate::settings::{AUTO, engine, worker_count};
+use crate::settings::{AUTO, engine, latency, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -122,7 +122,7 @@ pub struct SdlEnc {
     #[property(name = "device", get, set, type = u32, member = device, default = 0,
         blurb = "Device of the execution provider, counted from 0", mutable_ready)]
     #[property(name = "n-threads", get, set, type = i32, member = n_threads, minimum = AUTO, maximum = 1024, default = AUTO,
-        blurb = "Frames that are encoded at the same time, which adds as many less one to the latency (-1 = number of processors, 0 = in the streaming thread)",
+        blurb = "Frames that are encoded at the same time, which adds as many to the latency (-1 = number of processors, 0 = in the streaming thread)",
         mutable_ready)]
     #[property(name = "snapshot", get, set, type = bool, member = snapshot, default = false,
         blurb = "Send EOS after encoding a frame, useful for snapshots", mutable_playing)]
@@ -339,9 +339,7 @@ impl VideoEncoderImpl for SdlEnc {
             None => 0,
         };
         let fps = info.fps();
-        if fps.numer() > 0 {
-            let frame = gst::ClockTime::SECOND.mul_div_round(fps.denom() as u64, fps.numer() as u64);
-            let latency = frame.unwrap_or_default() * threads.saturating_sub(1) as u64;
+        if let Some(latency) = latency(fps, threads) {
             obj.set_latency(latency, latency);
         }
         let caps = gst::Caps::builder(MEDIA_TYPE).field("parsed", true).build();
