@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::sync::OnceCell;
 use sdl_onnx::{Backend, Bundle, Graph, RunOptions, Store, role};
 
+use super::parallel;
 use crate::latent::trained::{Grid, Tables};
 use crate::{BundleRef, Error, Method};
 
@@ -139,11 +140,7 @@ impl Model {
     ///
     /// [`Error::Model`] where the engine or a graph fails.
     pub fn warm_up(&self) -> Result<(), Error> {
-        self.graph(role::SYNTHESIS, 1)?;
-        if self.tables.is_some() {
-            self.graph(role::HYPER_SYNTHESIS, 1)?;
-        }
-        Ok(())
+        self.load(role::SYNTHESIS, &[role::HYPER_SYNTHESIS])
     }
 
     /// Loads every graph that encoding needs, so that the first picture is as fast as the next.
@@ -152,12 +149,14 @@ impl Model {
     ///
     /// [`Error::Model`] where the engine or a graph fails.
     pub fn warm_up_encoder(&self) -> Result<(), Error> {
-        self.graph(role::ANALYSIS, 1)?;
-        if self.tables.is_some() {
-            self.graph(role::HYPER_ANALYSIS, 1)?;
-            self.graph(role::HYPER_SYNTHESIS, 1)?;
-        }
-        Ok(())
+        self.load(role::ANALYSIS, &[role::HYPER_ANALYSIS, role::HYPER_SYNTHESIS])
+    }
+
+    /// Loads a graph, and those that only a model with tables has, as a run on all threads will ask for them.
+    fn load(&self, first: &str, with_tables: &[&str]) -> Result<(), Error> {
+        let (_, threads) = self.share(parallel::thread_count(0));
+        let with_tables = if self.tables.is_some() { with_tables } else { &[] };
+        std::iter::once(&first).chain(with_tables).try_for_each(|role| self.graph(role, threads).map(drop))
     }
 
     /// One run of its graphs takes every thread or an accelerator: it is no use to work on several pictures at a time.
