@@ -1,7 +1,7 @@
 //! What both codec elements are told: how many threads, and where the graphs run.
 
 use gst::prelude::*;
-use image_sdl::Settings;
+use image_sdl::{Model, Settings};
 
 /// `n-threads`: as many as there are processors.
 pub(crate) const AUTO: i32 = -1;
@@ -9,6 +9,12 @@ pub(crate) const AUTO: i32 = -1;
 /// The workers that `n-threads` stands for; 0 is the streaming thread.
 pub(crate) fn worker_count(n_threads: i32) -> usize {
     usize::try_from(n_threads).unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The threads for the tiles of one picture, 0 for every processor: that is for pictures that nothing else runs beside, and
+/// for models that take all of them at once.
+pub(crate) fn tile_threads(model: &Model, alone: bool) -> usize {
+    if alone || model.is_large() { 0 } else { 1 }
 }
 
 /// How the graphs are run; an empty provider is the processor.

@@ -12,7 +12,7 @@ use super::KeyFrames;
 use super::select::{self, Rules, Selector};
 use crate::convert;
 use crate::scan::MEDIA_TYPE;
-use crate::settings::{AUTO, engine, latency, worker_count};
+use crate::settings::{AUTO, engine, latency, tile_threads, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -386,8 +386,7 @@ impl VideoEncoderImpl for SdlEnc {
             drop(frame);
             match buffer {
                 Some(buffer) if chosen => {
-                    let alone = workers.is_idle();
-                    let threads = if workers.threads() > 0 && (alone || model.is_large()) { 0 } else { 1 };
+                    let threads = tile_threads(model, workers.threads() > 0 && workers.is_idle());
                     let mut options = settings.options().with_threads(threads);
                     options.duration = duration;
                     let (model, info) = (model.clone(), info.clone());
