@@ -1,7 +1,7 @@
 //! What both codec elements are told: how many threads, and where the graphs run.
 
 use gst::prelude::*;
-use image_sdl::{Model, Settings};
+use image_sdl::{Error, Model, Settings};
 
 /// `n-threads`: as many as there are processors.
 pub(crate) const AUTO: i32 = -1;
@@ -21,6 +21,14 @@ pub(crate) fn tile_threads(model: &Model, alone: bool) -> usize {
 pub(crate) fn engine(provider: Option<&str>, device: u32) -> Settings {
     let provider = provider.filter(|name| !name.is_empty()).map(str::to_owned);
     Settings { provider, device, ..Settings::default() }
+}
+
+/// Why the graphs do not run, with the provider that was asked for: without any ONNX Runtime the error is about that alone.
+pub(crate) fn cannot_run(provider: Option<&str>, error: &Error) -> String {
+    match provider.filter(|name| !name.is_empty()) {
+        Some(name) => format!("with provider `{name}`: {error}"),
+        None => error.to_string(),
+    }
 }
 
 /// Whether something upstream makes frames in real time.

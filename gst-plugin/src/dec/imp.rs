@@ -14,7 +14,7 @@ use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Mode
 
 use crate::convert;
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
-use crate::settings::{AUTO, engine, is_live, latency, tile_threads, worker_count};
+use crate::settings::{AUTO, cannot_run, engine, is_live, latency, tile_threads, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -241,7 +241,12 @@ impl SdlDec {
             gst::FlowError::Error
         })?;
         model.warm_up().map_err(|error| {
-            gst::element_imp_error!(self, gst::LibraryError::Init, ("Cannot run the model"), ["{error}"]);
+            gst::element_imp_error!(
+                self,
+                gst::LibraryError::Init,
+                ("Cannot run the model"),
+                ["{}", cannot_run(settings.provider.as_deref(), &error)]
+            );
             gst::FlowError::Error
         })?;
         if let Some(state) = self.state().as_mut() {
