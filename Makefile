@@ -41,6 +41,16 @@ bench:
 install:
 	$(CARGO) install --path format/cli
 
+# Into the user's own plugin folder.
+GST_DIR = $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/gstreamer-1.0/plugins
+install-gst:
+	$(CARGO) build --release -p gst-plugin-sdl
+	install -D -m 755 target/release/libgstsdl.so $(GST_DIR)/libgstsdl.so
+	gst-inspect-1.0 --exists --atleast-version=0.1 sdlenc
+
+uninstall-gst:
+	rm -f $(GST_DIR)/libgstsdl.so
+
 clean:
 	$(CARGO) clean
 	rm -rf demo $(VENV)

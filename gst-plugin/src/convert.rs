@@ -211,12 +211,15 @@ impl Matrix {
         const HALF: i16 = 1 << (SUM_PLACES - 1);
         let high = |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16;
         let level = |value: i16| (value >> SUM_PLACES).clamp(0, 255) as u8;
-        let out = red.iter_mut().zip(green).zip(blue);
-        for ((((red, green), blue), &y), (&cb, &cr)) in out.zip(luma).zip(cb.iter().zip(cr)) {
-            let y = high((i16::from(y) - self.black) << LUMA_PLACES, self.luma) + HALF;
-            *red = level(y + high(cr, self.red_cr));
-            *green = level(y - high(cb, self.green_cb) - high(cr, self.green_cr));
-            *blue = level(y + high(cb, self.blue_cb));
+        // Slices of one length and a plain loop: the compiler takes 8 pixels at a time.
+        let n = luma.len();
+        let (cb, cr) = (&cb[..n], &cr[..n]);
+        let (red, green, blue) = (&mut red[..n], &mut green[..n], &mut blue[..n]);
+        for i in 0..n {
+            let y = high((i16::from(luma[i]) - self.black) << LUMA_PLACES, self.luma) + HALF;
+            red[i] = level(y + high(cr[i], self.red_cr));
+            green[i] = level(y - high(cb[i], self.green_cb) - high(cr[i], self.green_cr));
+            blue[i] = level(y + high(cb[i], self.blue_cb));
         }
     }
 }
@@ -285,15 +288,19 @@ impl Upsampler {
         // Weights of the chroma before, at, and behind a pair of luma positions.
         let weights: [[i16; 3]; 2] =
             if self.cosited.0 { [[0, 4, 0], [0, 2, 2]] } else { [[1, 3, 0], [0, 3, 1]] };
-        let value = |near: &[i16], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
-        let mut pairs = out.chunks_exact_mut(2);
-        let near = self.blended.iter().zip(&self.blended[1..]).zip(&self.blended[2..]);
-        for (pair, ((&before, &at), &behind)) in pairs.by_ref().zip(near) {
-            pair[0] = value(&[before, at, behind], weights[0]);
-            pair[1] = value(&[before, at, behind], weights[1]);
+        let value = |near: [i16; 3], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
+        let pairs = out.len() / 2;
+        let (before, at, behind) =
+            (&self.blended[..pairs], &self.blended[1..=pairs], &self.blended[2..pairs + 2]);
+        let (even, last) = out.split_at_mut(2 * pairs);
+        for i in 0..pairs {
+            let near = [before[i], at[i], behind[i]];
+            even[2 * i] = value(near, weights[0]);
+            even[2 * i + 1] = value(near, weights[1]);
         }
-        if let [last] = pairs.into_remainder() {
-            *last = value(&self.blended[width - 1..], weights[0]);
+        if let [last] = last {
+            let near = [self.blended[pairs], self.blended[pairs + 1], self.blended[pairs + 2]];
+            *last = value(near, weights[0]);
         }
         Ok(())
     }

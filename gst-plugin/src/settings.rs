@@ -1,7 +1,7 @@
 //! What both codec elements are told: how many threads, and where the graphs run.
 
 use gst::prelude::*;
-use image_sdl::Settings;
+use image_sdl::{Error, Model, Settings};
 
 /// `n-threads`: as many as there are processors.
 pub(crate) const AUTO: i32 = -1;
@@ -11,10 +11,24 @@ pub(crate) fn worker_count(n_threads: i32) -> usize {
     usize::try_from(n_threads).unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// The threads for the tiles of one picture, 0 for every processor: that is for pictures that nothing else runs beside, and
+/// for models that take all of them at once.
+pub(crate) fn tile_threads(model: &Model, alone: bool) -> usize {
+    if alone || model.is_large() { 0 } else { 1 }
+}
+
 /// How the graphs are run; an empty provider is the processor.
 pub(crate) fn engine(provider: Option<&str>, device: u32) -> Settings {
     let provider = provider.filter(|name| !name.is_empty()).map(str::to_owned);
     Settings { provider, device, ..Settings::default() }
+}
+
+/// Why the graphs do not run, with the provider that was asked for: without any ONNX Runtime the error is about that alone.
+pub(crate) fn cannot_run(provider: Option<&str>, error: &Error) -> String {
+    match provider.filter(|name| !name.is_empty()) {
+        Some(name) => format!("with provider `{name}`: {error}"),
+        None => error.to_string(),
+    }
 }
 
 /// Whether something upstream makes frames in real time.

@@ -333,6 +333,20 @@ fn srt_brings_the_pictures() {
 }
 
 #[test]
+fn an_rtsp_server_brings_the_pictures() {
+    let place = Place::new();
+    let port = free_port();
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rtsp_server.py");
+    // The system's Python: that is the one that has the bindings.
+    let _server = place.start(&format!("/usr/bin/python3 {server} {port}"));
+    std::thread::sleep(Duration::from_millis(2000));
+    let said = place.run(&format!(
+        "gst-launch-1.0 -v uridecodebin uri=rtsp://127.0.0.1:{port}/sdl ! fakesink silent=false sync=false num-buffers=5"
+    ));
+    assert!(said.matches("last-message = chain").count() >= 5, "{said}");
+}
+
+#[test]
 fn a_timed_file_can_be_sought_in() {
     use gst::prelude::*;
     common::init();

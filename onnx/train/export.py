@@ -279,7 +279,7 @@ def main():
     p.add_argument("--images", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--generation", type=int, required=True)
-    p.add_argument("--crops", type=int, default=160, help="crops of 512x512 that the tables are fitted on")
+    p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
     p.add_argument("--limit", type=int)
     args = p.parse_args()
     model = load(args.checkpoint)

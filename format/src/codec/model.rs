@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::sync::{Lazy, OnceCell};
 use sdl_onnx::{Backend, Bundle, BundleId, Graph, RunOptions, Store, role};
 
+use super::parallel;
 use crate::latent::trained::{Grid, Tables};
 use crate::{BundleRef, Error, Method};
 
@@ -146,11 +147,29 @@ impl Model {
     ///
     /// [`Error::Model`] where the engine or a graph fails.
     pub fn warm_up(&self) -> Result<(), Error> {
-        self.graph(role::SYNTHESIS, 1)?;
-        if self.tables.is_some() {
-            self.graph(role::HYPER_SYNTHESIS, 1)?;
-        }
-        Ok(())
+        self.load(role::SYNTHESIS, &[role::HYPER_SYNTHESIS])
+    }
+
+    /// Loads every graph that encoding needs, so that the first picture is as fast as the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] where the engine or a graph fails.
+    pub fn warm_up_encoder(&self) -> Result<(), Error> {
+        self.load(role::ANALYSIS, &[role::HYPER_ANALYSIS, role::HYPER_SYNTHESIS])
+    }
+
+    /// Loads a graph, and those that only a model with tables has, as a run on all threads will ask for them.
+    fn load(&self, first: &str, with_tables: &[&str]) -> Result<(), Error> {
+        let (_, threads) = self.share(parallel::thread_count(0));
+        let with_tables = if self.tables.is_some() { with_tables } else { &[] };
+        std::iter::once(&first).chain(with_tables).try_for_each(|role| self.graph(role, threads).map(drop))
+    }
+
+    /// One run of its graphs takes every thread or an accelerator: it is no use to work on several pictures at a time.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        is_large(&self.bundle) || self.settings.provider.as_deref().is_some_and(|p| p != "cpu")
     }
 
     pub(crate) fn tables(&self) -> Option<&Tables> {
@@ -172,9 +191,7 @@ impl Model {
 
     /// How many tiles to work on at a time when `threads` are there, and how many threads each run gets.
     pub(crate) fn share(&self, threads: usize) -> (usize, usize) {
-        let large = is_large(&self.bundle);
-        let accelerated = self.settings.provider.as_deref().is_some_and(|p| p != "cpu");
-        if large || accelerated { (1, threads) } else { (threads, 1) }
+        if self.is_large() { (1, threads) } else { (threads, 1) }
     }
 
     pub(crate) fn graph(&self, role: &str, threads: usize) -> Result<Arc<dyn Graph>, Error> {

@@ -14,7 +14,7 @@ use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Mode
 
 use crate::convert;
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
-use crate::settings::{AUTO, engine, is_live, latency, worker_count};
+use crate::settings::{AUTO, cannot_run, engine, is_live, latency, tile_threads, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -241,7 +241,12 @@ impl SdlDec {
             gst::FlowError::Error
         })?;
         model.warm_up().map_err(|error| {
-            gst::element_imp_error!(self, gst::LibraryError::Init, ("Cannot run the model"), ["{error}"]);
+            gst::element_imp_error!(
+                self,
+                gst::LibraryError::Init,
+                ("Cannot run the model"),
+                ["{}", cannot_run(settings.provider.as_deref(), &error)]
+            );
             gst::FlowError::Error
         })?;
         if let Some(state) = self.state().as_mut() {
@@ -428,13 +433,14 @@ impl VideoDecoderImpl for SdlDec {
             Ok(header) => Ok((self.model(header.bundle, &settings)?, header)),
             Err(error) => Err(error),
         };
+        // A model that takes every thread: one picture at a time.
+        let wait = outcome.as_ref().is_ok_and(|(model, _)| model.is_large());
         if let Some(state) = self.state().as_mut() {
             match outcome {
                 Err(error) => state.workers.push_done(number, Err(error)),
                 Ok((model, header)) => {
-                    let alone = state.workers.is_idle();
-                    let threads =
-                        if state.workers.threads() > 0 && (alone || model.is_large()) { 0 } else { 1 };
+                    let alone = state.workers.threads() > 0 && state.workers.is_idle();
+                    let threads = tile_threads(&model, alone);
                     let options =
                         DecodeOptions::default().with_threads(threads).with_max_bytes(settings.max_alloc);
                     state.workers.push(number, move || {
@@ -448,7 +454,7 @@ impl VideoDecoderImpl for SdlDec {
                 }
             }
         }
-        self.hand_on(false)
+        self.hand_on(wait)
     }
 
     fn drain(&self) -> Result<gst::FlowSuccess, gst::FlowError> {

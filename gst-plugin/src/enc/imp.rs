@@ -12,7 +12,7 @@ use super::KeyFrames;
 use super::select::{self, Rules, Selector};
 use crate::convert;
 use crate::scan::MEDIA_TYPE;
-use crate::settings::{AUTO, engine, latency, worker_count};
+use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, worker_count};
 use crate::workers::{Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -304,9 +304,13 @@ impl VideoEncoderImpl for SdlEnc {
         let wanted = settings.model.as_deref().unwrap_or_default();
         let model = Model::find(wanted, engine)
             .map_err(|e| gst::error_msg!(gst::ResourceError::NotFound, ("Cannot open the model"), ["{e}"]))?;
-        model
-            .warm_up_encoder()
-            .map_err(|e| gst::error_msg!(gst::LibraryError::Init, ("Cannot run the model"), ["{e}"]))?;
+        model.warm_up_encoder().map_err(|e| {
+            gst::error_msg!(
+                gst::LibraryError::Init,
+                ("Cannot run the model"),
+                ["{}", cannot_run(settings.provider.as_deref(), &e)]
+            )
+        })?;
         let threads = worker_count(settings.n_threads);
         let threads = if model.is_large() { threads.min(1) } else { threads };
         let workers = Workers::new(threads)
@@ -386,8 +390,7 @@ impl VideoEncoderImpl for SdlEnc {
             drop(frame);
             match buffer {
                 Some(buffer) if chosen => {
-                    let alone = workers.is_idle();
-                    let threads = if workers.threads() > 0 && (alone || model.is_large()) { 0 } else { 1 };
+                    let threads = tile_threads(model, workers.threads() > 0 && workers.is_idle());
                     let mut options = settings.options().with_threads(threads);
                     options.duration = duration;
                     let (model, info) = (model.clone(), info.clone());
