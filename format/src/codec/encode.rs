@@ -33,7 +33,7 @@ const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
 /// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/quantiser.md).
-pub(crate) const STRENGTH: f32 = 0.10;
+pub(crate) const STRENGTH: f32 = 0.06;
 
 /// How to encode.
 #[derive(Debug, Clone, PartialEq)]
