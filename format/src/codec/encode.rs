@@ -32,7 +32,7 @@ const DEFAULT_QUALITY: u8 = 50;
 const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
-/// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/quantiser.md).
+/// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-0.md).
 pub(crate) const STRENGTH: f32 = 0.06;
 
 /// How to encode.
