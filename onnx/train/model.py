@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class Analysis(nn.Module):
-    def __init__(self, channels, width, depth, hyper_channels, early=96):
+    def __init__(self, channels, width, depth, early=96):
         super().__init__()
         self.stem = nn.Conv2d(3 * 64, early, 1)
         self.early = FloatBlock(early)
@@ -138,7 +138,7 @@ class Model(nn.Module):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
-        self.analysis = Analysis(channels, width, encoder_depth, hyper_channels)
+        self.analysis = Analysis(channels, width, encoder_depth)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
         self.synthesis = Synthesis(channels, width, decoder_depth)

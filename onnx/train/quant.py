@@ -5,7 +5,6 @@ arrive at the same bits. A layer computes in floating point until `calibrated` i
 straight-through gradients.
 """
 
-import math
 
 import torch
 import torch.nn as nn

@@ -14,7 +14,6 @@ import pathlib
 import time
 
 import torch
-import torch.nn.functional as F
 
 import data
 import metrics
