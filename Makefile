@@ -15,8 +15,9 @@ demo:
 	target/release/sdl info demo/photo.sdl
 	$(CARGO) run --release -p sdl-tests --example demo -- $(PICTURE) demo/photo.sdl demo
 
-# Debian packages that the tests need: GStreamer, and Python for the wheel of ONNX Runtime.
-PACKAGES := python3 python3-venv $(shell grep -v '^\#' gst-plugin/apt-packages.txt)
+# Debian packages that the tests need: GStreamer, Python for the wheel of ONNX Runtime, and for the bench other codecs and a browser.
+BENCH_PACKAGES := libjpeg-turbo-progs webp libavif-bin libjxl-tools chromium
+PACKAGES := python3 python3-venv $(BENCH_PACKAGES) $(shell grep -v '^\#' gst-plugin/apt-packages.txt)
 packages:
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); }

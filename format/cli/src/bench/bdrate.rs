@@ -83,6 +83,12 @@ impl Curve {
     /// The quality at a rate, or at the end of the curve that is nearest to it.
     fn quality_at(&self, log_rate: f64) -> f64 {
         let (mut low, mut high) = (self.x[0], self.end());
+        if log_rate <= self.y[0] {
+            return low;
+        }
+        if log_rate >= self.at(high) {
+            return high;
+        }
         // Halved until nothing is left between them; the curve is monotone.
         for _ in 0..f64::MANTISSA_DIGITS {
             let middle = f64::midpoint(low, high);

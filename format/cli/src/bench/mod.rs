@@ -132,6 +132,9 @@ impl Bench {
         let read =
             |picture: &Listed| runner::read(&picture.path, picture.name.clone(), &models, self.max_memory.0);
         let (measured, failed) = self.measure_all(&runner, &pictures, &codecs, &read);
+        if measured.is_empty() {
+            return Err(Failure::silent(failed.first().map_or(Code::Failure, |failed| failed.code)));
+        }
         let mut report = Report::new(&runner, &codecs, &measured, self.range.0);
         report.notes.extend(absent.iter().map(|absent| format!("Left out: {absent}.")));
         if !measure.has_features() {

@@ -242,10 +242,8 @@ impl<'a> Report<'a> {
         text
     }
 
-    /// The metrics of which there is any measurement.
     fn metrics(&self) -> Vec<Metric> {
-        let rows = || self.rows.iter().flatten().flatten();
-        Metric::ALL.into_iter().filter(|m| rows().any(|row| m.of(&row.scores).is_some())).collect()
+        page::measured(self.rows.iter().flatten().flatten().map(|row| &row.scores))
     }
 
     fn page(

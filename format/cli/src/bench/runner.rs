@@ -1,9 +1,11 @@
 //! Encodes, decodes and measures whatever is not among the results yet.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
 use sha2::{Digest, Sha256};
 
 use super::codecs::{Codec, Source};
@@ -118,7 +120,10 @@ impl<'a> Work<'a> {
         let io = |error: std::io::Error| Failure::new(Code::Io, format!("{}: {error}", runner.out.display()));
         let folder = tempfile::Builder::new().prefix(WORKING).tempdir_in(runner.out).map_err(io)?;
         let source = Source { ppm: folder.path().join("in.ppm"), png: folder.path().join("in.png") };
-        original.pixels.save(&source.ppm)?;
+        // The name alone would give another format of the family, which few programs read.
+        let ppm = File::create(&source.ppm).map_err(io)?;
+        let subtype = PnmSubtype::Pixmap(SampleEncoding::Binary);
+        original.pixels.write_with_encoder(PnmEncoder::new(ppm).with_subtype(subtype))?;
         original.pixels.save(&source.png)?;
         Ok(Work { runner, original, codec, scale: codec.scale(), source, folder })
     }

@@ -73,8 +73,7 @@ impl Compare {
             let (codec, image) = (items.len(), Some(Image::of(&pixels)?));
             items.push(Item { codec, label: String::new(), bytes, bpp, target: None, scores, image });
         }
-        let measured = |metric: &Metric| items.iter().any(|item| metric.of(&item.scores).is_some());
-        let metrics: Vec<Metric> = Metric::ALL.into_iter().filter(measured).collect();
+        let metrics = page::measured(items.iter().map(|item| &item.scores));
         let mut page = Page::new(u64::MAX);
         let name = file_name(&self.original);
         page.add(&name, &original, items)?;

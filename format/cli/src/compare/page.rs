@@ -108,6 +108,13 @@ impl Page {
     }
 }
 
+/// The metrics of which there is any measurement; at least one.
+pub(crate) fn measured<'a>(scores: impl Iterator<Item = &'a Scores> + Clone) -> Vec<Metric> {
+    let any = |metric: &Metric| scores.clone().any(|scores| metric.of(scores).is_some());
+    let found: Vec<Metric> = Metric::ALL.into_iter().filter(any).collect();
+    if found.is_empty() { vec![Metric::Psnr] } else { found }
+}
+
 /// The metrics as the page knows them.
 pub(crate) fn metrics(metrics: &[Metric]) -> Value {
     metrics
