@@ -117,6 +117,14 @@ def encode(args):
     print(f"{100 * files} crops of {CROP}x{CROP}")
 
 
+def quantise(z, step, threshold):
+    """As encoders do: a symbol lies on each channel's median, and values go to the nearest symbol (`threshold` 0.5) or towards it, to save bits."""
+    median = z.flatten(2).median(2).values[:, :, None, None] / step
+    offset = median - median.round()
+    steps = z / step - offset
+    return (steps.sign() * torch.floor(steps.abs() + 1 - threshold) + offset) * step
+
+
 def corrupt(z, abar, random):
     """Half of the batch quantised, half with noise: what the network is given, and v. Timesteps too."""
     count = len(z)
@@ -126,9 +134,7 @@ def corrupt(z, abar, random):
     signal, noise = (abar[timestep].sqrt().view(-1, 1, 1, 1), (1 - abar[timestep]).sqrt().view(-1, 1, 1, 1))
     # The step that the timestep stands for, exactly: a decoder has no other information on it.
     step = (ratio[timestep] * 12**0.5).view(-1, 1, 1, 1)
-    # Encoders round to nearest, or towards zero to save bits: thresholds from 0.5 to 0.65.
-    threshold = 0.5 + 0.15 * torch.rand(count, 1, 1, 1, generator=random)
-    quantised = z.sign() * torch.floor(z.abs() / step + 1 - threshold) * step
+    quantised = quantise(z, step, 0.5 + 0.15 * torch.rand(count, 1, 1, 1, generator=random))
     noisy = z + ratio[timestep].view(-1, 1, 1, 1) * torch.randn(z.shape, generator=random)
     x = signal * torch.where(torch.arange(count).view(-1, 1, 1, 1) < count // 2, quantised, noisy)
     return x, timestep, (signal * x - z) / noise
@@ -144,6 +150,8 @@ def train(args):
     scale = 1 / latents[::7].float().std().item()
     channels, side = latents.shape[1], latents.shape[2]
     model = Denoiser(channels).to(memory_format=torch.channels_last)
+    if args.resume:
+        model.load_state_dict(torch.load(args.resume, weights_only=True)["state"])
     size = sum(p.numel() for p in model.parameters())
     print(f"{len(latents)} crops of {side}x{side}, scale {scale:.4f}, {size} parameters", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -158,7 +166,7 @@ def train(args):
 
     while (past := (time.time() - begin) / (60 * args.minutes)) < 1:
         # Warm-up, then flat, then a cosine to nearly nothing over the second half.
-        rate = min(step / 200, 1) * (1 if past < 0.4 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (past - 0.4) / 0.6)))
+        rate = min(step / 100, 1) * (1 if past < 0.4 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (past - 0.4) / 0.6)))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * rate
         y, x = torch.randint(0, side - 31, (2,), generator=random).tolist()
@@ -191,7 +199,7 @@ def gains(model, z):
     result = {}
     for step in (0.5, 1, 2, 3, 4):
         timestep = torch.searchsorted(((1 - model.abar) / model.abar).sqrt(), torch.tensor(step / 12**0.5))
-        quantised = torch.round(z / step) * step
+        quantised = quantise(z, step, 0.6)
         abar = model.abar[timestep]
         x = abar.sqrt() * quantised
         better = abar.sqrt() * x - (1 - abar).sqrt() * model(x, timestep.repeat(len(z)))
@@ -238,6 +246,7 @@ def main():
             command.add_argument("--images", required=True, help="folder of shard-*.tar")
             command.add_argument("--limit", type=int, help="pictures at most")
         else:
+            command.add_argument("--resume", type=pathlib.Path, help="checkpoint to start from")
             command.add_argument("--batch", type=int, default=4)
             command.add_argument("--rate", type=float, default=2e-3)
     args = parser.parse_args()
