@@ -5,7 +5,7 @@ VENV := .venv
 ORT_VERSION := 1.31.1
 PICTURE := tests/pictures/dog.png
 
-.PHONY: demo test lint packages runtime install install-gst uninstall-gst bench clean
+.PHONY: demo test lint packages runtime exporters install install-gst uninstall-gst bench clean
 
 demo:
 	$(CARGO) build --release -p sdl-cli
@@ -29,11 +29,22 @@ $(VENV)/ort-$(ORT_VERSION):
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime==$(ORT_VERSION)
 	touch $@
 
+# What turns checkpoints into bundles (onnx/export): PyTorch and diffusers, into the same place. PyTorch's own index has it without CUDA, a tenth of
+# the size; where that is not reachable, PyPI has it.
+REQUIREMENTS := onnx/export/requirements.txt
+EXPORTERS := $(VENV)/exporters-$(shell sha256sum $(REQUIREMENTS) | cut -c 1-12)
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+exporters: runtime $(EXPORTERS)
+$(EXPORTERS):
+	$(PIP) --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu $$(grep ^torch== $(REQUIREMENTS)) 2>/dev/null || true
+	$(PIP) -r $(REQUIREMENTS)
+	touch $@
+
 lint: packages
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-test: runtime lint
+test: runtime exporters lint
 	tests/run
 
 bench:
