@@ -182,12 +182,12 @@ impl SequenceDecoder {
     }
 }
 
-/// Weight of a bit in the choice of a mode, in squared symbol units.
-const MODE_STRENGTH: f32 = 1.5 * STRENGTH;
+/// Weight of a bit in the choice of a mode, in squared symbol units: the noise of a sensor is then mostly left as it was.
+const MODE_STRENGTH: f32 = STRENGTH;
 /// What telling a mode costs, in bits, beside skipping.
 const MODE_BITS: f32 = 4.0;
 /// So many positions of a hyper-latent position coded as in a key picture are worth its values.
-const RENEW_FROM: u32 = 4;
+const RENEW_FROM: u32 = 8;
 
 /// The payload of a tile against the one before; an empty one says that nothing changed.
 pub(super) fn delta_tile(
