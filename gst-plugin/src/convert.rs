@@ -115,7 +115,7 @@ fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> R
         match (packed, whole.step, order) {
             (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
             (true, 3, _) => reorder::<3>(whole.bytes(y, 3 * width)?, order, out),
-            (true, 4, _) => reorder::<4>(whole.bytes(y, 4 * width)?, order, out),
+            (true, 4, _) => reorder_words(whole.bytes(y, 4 * width)?, order, out),
             _ => {
                 for (plane, row) in planes.iter().zip(&mut rows) {
                     plane.read(y, row)?;
@@ -135,9 +135,46 @@ fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
     }
 }
 
+/// Pixels that are worked on at a time: they stay in registers and the first cache.
+const BLOCK: usize = 64;
+
+/// The same from groups of four bytes, whole words at a time.
+fn reorder_words(row: &[u8], order: [usize; 3], out: &mut [u8]) {
+    let [red, green, blue] = order.map(|place| 8 * place.min(3) as u32);
+    let mut words = [0; BLOCK];
+    for (pixels, out) in row.chunks(4 * BLOCK).zip(out.chunks_mut(3 * BLOCK)) {
+        for (word, group) in words.iter_mut().zip(pixels.as_chunks().0) {
+            let group = u32::from_le_bytes(*group);
+            *word = group >> red & 0xff | (group >> green & 0xff) << 8 | (group >> blue & 0xff) << 16;
+        }
+        pack(&words, out);
+    }
+}
+
 fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
-    for (((pixel, &r), &g), &b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
-        pixel.copy_from_slice(&[r, g, b]);
+    let mut words = [0; BLOCK];
+    let planes = red.chunks(BLOCK).zip(green.chunks(BLOCK)).zip(blue.chunks(BLOCK));
+    for (((red, green), blue), out) in planes.zip(out.chunks_mut(3 * BLOCK)) {
+        for (((word, &r), &g), &b) in words.iter_mut().zip(red).zip(green).zip(blue) {
+            *word = u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16;
+        }
+        pack(&words, out);
+    }
+}
+
+/// Pixels of 24 bits, as many as fit into `out`, one behind the other. Four of them are three words, which even a processor
+/// without a shuffle of bytes writes at once.
+fn pack(words: &[u32; BLOCK], out: &mut [u8]) {
+    let (groups, rest) = out.as_chunks_mut::<12>();
+    let done = 4 * groups.len();
+    for (out, four) in groups.iter_mut().zip(words.as_chunks::<4>().0) {
+        let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
+        let high = four[2] >> 16 | four[3] << 8;
+        out[..8].copy_from_slice(&low.to_le_bytes());
+        out[8..].copy_from_slice(&high.to_le_bytes());
+    }
+    for (out, word) in rest.chunks_exact_mut(3).zip(&words[done.min(BLOCK)..]) {
+        out.copy_from_slice(&word.to_le_bytes()[..3]);
     }
 }
 
@@ -169,14 +206,18 @@ const LUMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - LUMA_PLACES;
 const CHROMA_PLACES: u32 = 8;
 const CHROMA_COEFFICIENT_PLACES: u32 = SUM_PLACES + 16 - CHROMA_PLACES;
 
+/// A coefficient for each pixel of a block: only where the compiler sees 16 bits being loaded on both sides does it multiply
+/// 16 bits, four times as fast as 32.
+type Coefficient = [i16; BLOCK];
+
 /// From Y'CbCr to R'G'B', in fixed point.
 struct Matrix {
     black: i16,
-    luma: i16,
-    red_cr: i16,
-    green_cb: i16,
-    green_cr: i16,
-    blue_cb: i16,
+    luma: Coefficient,
+    red_cr: Coefficient,
+    green_cb: Coefficient,
+    green_cr: Coefficient,
+    blue_cb: Coefficient,
 }
 
 impl Matrix {
@@ -195,7 +236,7 @@ impl Matrix {
         let (black, luma, chroma) =
             if full { (0, 1.0, 1.0) } else { (LUMA_BLACK, 255.0 / LUMA_SPAN, 255.0 / CHROMA_SPAN) };
         let kg = 1.0 - kr - kb;
-        let fixed = |value: f32, places: u32| (value * (1 << places) as f32).round() as i16;
+        let fixed = |value: f32, places: u32| [(value * (1 << places) as f32).round() as i16; BLOCK];
         let chroma = |value: f32| fixed(value * chroma, CHROMA_COEFFICIENT_PLACES);
         Matrix {
             black: black as i16,
@@ -207,21 +248,41 @@ impl Matrix {
         }
     }
 
-    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], [red, green, blue]: &mut [Vec<u8>; 3]) {
-        const HALF: i16 = 1 << (SUM_PLACES - 1);
-        let high = |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16;
-        let level = |value: i16| (value >> SUM_PLACES).clamp(0, 255) as u8;
-        // Slices of one length and a plain loop: the compiler takes 8 pixels at a time.
-        let n = luma.len();
-        let (cb, cr) = (&cb[..n], &cr[..n]);
-        let (red, green, blue) = (&mut red[..n], &mut green[..n], &mut blue[..n]);
-        for i in 0..n {
-            let y = high((i16::from(luma[i]) - self.black) << LUMA_PLACES, self.luma) + HALF;
-            red[i] = level(y + high(cr[i], self.red_cr));
-            green[i] = level(y - high(cb[i], self.green_cb) - high(cr[i], self.green_cr));
-            blue[i] = level(y + high(cb[i], self.blue_cb));
+    /// A row of pixels, interleaved.
+    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
+        let blocks = luma.chunks(BLOCK).zip(cb.chunks(BLOCK)).zip(cr.chunks(BLOCK));
+        for (((luma, cb), cr), out) in blocks.zip(out.chunks_mut(3 * BLOCK)) {
+            pack(&self.block(&filled(luma), &filled(cb), &filled(cr)), out);
         }
     }
+
+    /// Pixels of 24 bits. Arrays of a known size that lie nowhere else: the compiler takes 8 pixels at a time.
+    #[inline(always)]
+    fn block(&self, luma: &[u8; BLOCK], cb: &[i16; BLOCK], cr: &[i16; BLOCK]) -> [u32; BLOCK] {
+        const HALF: i16 = 1 << (SUM_PLACES - 1);
+        let high = |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16;
+        let level = |value: i16| (value >> SUM_PLACES).clamp(0, 255);
+        let mut red_green = [0i16; BLOCK];
+        let mut blue = [0i16; BLOCK];
+        for i in 0..BLOCK {
+            let y = high((i16::from(luma[i]) - self.black) << LUMA_PLACES, self.luma[i]) + HALF;
+            let red = level(y + high(cr[i], self.red_cr[i]));
+            let green = level(y - high(cb[i], self.green_cb[i]) - high(cr[i], self.green_cr[i]));
+            red_green[i] = red | green << 8;
+            blue[i] = level(y + high(cb[i], self.blue_cb[i]));
+        }
+        std::array::from_fn(|i| u32::from(red_green[i] as u16) | u32::from(blue[i] as u16) << 16)
+    }
+}
+
+/// A block of which the last one of a row fills only a part.
+#[inline(always)]
+fn filled<T: Copy + Default>(part: &[T]) -> [T; BLOCK] {
+    part.try_into().unwrap_or_else(|_| {
+        let mut block = [T::default(); BLOCK];
+        block[..part.len()].copy_from_slice(part);
+        block
+    })
 }
 
 /// Where a luma position lies among chroma positions: the one before it, and how many quarters it is on.
@@ -242,7 +303,8 @@ struct Upsampler {
     size: (usize, usize),
     subsampled: (bool, bool),
     cosited: (bool, bool),
-    rows: [Vec<u8>; 2],
+    /// Two rows of the plane, and their numbers.
+    rows: [(Option<usize>, Vec<u8>); 2],
     /// The row between two others, in quarters, with a copy of the border on each side.
     blended: Vec<i16>,
 }
@@ -261,7 +323,7 @@ impl Upsampler {
             size: (width, height),
             subsampled,
             cosited: (across, site.intersects(Site::V_COSITED)),
-            rows: [vec![0; width], vec![0; width]],
+            rows: [(None, vec![0; width]), (None, vec![0; width])],
             blended: vec![0; width + 2],
         }
     }
@@ -270,10 +332,19 @@ impl Upsampler {
         let (width, height) = self.size;
         let clamped = |at: isize, size: usize| at.clamp(0, size as isize - 1) as usize;
         let (above, part) = chroma_position(y, self.subsampled.1, self.cosited.1);
-        let [first, second] = &mut self.rows;
-        plane.read(clamped(above, height), first)?;
-        plane.read(clamped(above + 1, height), second)?;
-        for ((to, &a), &b) in self.blended[1..].iter_mut().zip(&*first).zip(&*second) {
+        // The lower one of a pair of rows is the upper one of the next.
+        let wanted = [clamped(above, height), clamped(above + 1, height)];
+        if self.rows[1].0 == Some(wanted[0]) {
+            self.rows.swap(0, 1);
+        }
+        for ((number, row), wanted) in self.rows.iter_mut().zip(wanted) {
+            if *number != Some(wanted) {
+                plane.read(wanted, row)?;
+                *number = Some(wanted);
+            }
+        }
+        let [(_, first), (_, second)] = &self.rows;
+        for ((to, &a), &b) in self.blended[1..].iter_mut().zip(first).zip(second) {
             *to = (4 - part) * (i16::from(a) - 128) + part * (i16::from(b) - 128);
         }
         self.blended[0] = self.blended[1];
@@ -310,15 +381,14 @@ fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) ->
     let info = frame.info();
     let matrix = Matrix::of(info);
     let (luma, cb, cr) = (Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?);
-    let mut upsampler = Upsampler::of(info);
+    let (mut blue_at, mut red_at) = (Upsampler::of(info), Upsampler::of(info));
     let mut pixels = vec![0; 3 * width * height];
     let (mut blue, mut red) = (vec![0; width], vec![0; width]);
-    let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
-        upsampler.row(&cb, y, &mut blue)?;
-        upsampler.row(&cr, y, &mut red)?;
-        matrix.row(luma.bytes(y, width)?, &blue, &red, &mut rows);
-        interleave(&rows, out);
+        for (upsampler, plane, row) in [(&mut blue_at, &cb, &mut blue), (&mut red_at, &cr, &mut red)] {
+            upsampler.row(plane, y, row)?;
+        }
+        matrix.row(luma.bytes(y, width)?, &blue, &red, out);
     }
     Ok(pixels)
 }
@@ -355,10 +425,18 @@ pub(crate) fn samples(picture: Picture) -> Vec<u8> {
         }
         Alpha::Float(alpha) => alpha.iter().map(|a| (a * 255.0).round().clamp(0.0, 255.0) as u8).collect(),
     };
+    let mut samples = vec![0; 4 * alpha.len()];
+    let groups = samples.as_chunks_mut::<4>().0.iter_mut();
     match colour {
-        Colour::Grey => pixels.iter().zip(alpha).flat_map(|(&v, a)| [v, v, v, a]).collect(),
-        Colour::Rgb => pixels.chunks_exact(3).zip(alpha).flat_map(|(p, a)| [p[0], p[1], p[2], a]).collect(),
+        Colour::Grey => {
+            groups.zip(pixels).zip(alpha).for_each(|((to, v), a)| *to = [v, v, v, a]);
+        }
+        Colour::Rgb => {
+            let pixels = pixels.as_chunks::<3>().0;
+            groups.zip(pixels).zip(alpha).for_each(|((to, &[r, g, b]), a)| *to = [r, g, b, a]);
+        }
     }
+    samples
 }
 
 #[cfg(test)]

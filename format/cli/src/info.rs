@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use image_sdl::onnx::{self, Store, StoreEntry};
-use image_sdl::{BundleRef, ChunkInfo, Decoder, EXTENSION, Header, Metadata, Method};
+use image_sdl::{BundleRef, ChunkInfo, Decoder, EXTENSION, Header, Metadata, Method, ReferenceName};
 use serde_json::json;
 
 use crate::args::ReportArgs;
@@ -17,7 +17,7 @@ use crate::files::{self, Found, Input};
 pub(crate) const SCHEMA: &str = "\
 --json prints one object a file, one line each; fields may be added, these stay (`schema` is 1):
   file, width, height, colour (rgb|grey), bits, alpha_bits (null without), lossless, quality, bytes, bpp,
-  method, tiles, duration_us (null without), natural,
+  method, tiles, duration_us (null without), natural, reference (the picture that a delta picture needs; null for others),
   model: reference, name (null where unknown), here,
   metadata: icc, exif, xmp (bytes before compression; 0 is none),
   chunks: a list of type, name, offset, bytes
@@ -61,6 +61,7 @@ impl Info {
         let header = decoder.header().clone();
         // A damaged file still says what its header knows.
         let metadata = decoder.metadata().cloned();
+        let reference = decoder.reference().ok().flatten();
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {
@@ -68,7 +69,7 @@ impl Info {
                 Ok(chunks) => (metadata, chunks, None),
             },
         };
-        let about = About { header, metadata, chunks };
+        let about = About { header, reference, metadata, chunks };
         let mut text = about.text(here, failure.is_none(), self.report.verbose > 0);
         if many {
             text = format!("{}:\n{text}", found.input.name());
@@ -108,6 +109,7 @@ impl Here {
 
 struct About {
     header: Header,
+    reference: Option<ReferenceName>,
     metadata: Metadata,
     chunks: Vec<ChunkInfo>,
 }
@@ -160,6 +162,9 @@ impl About {
         if header.natural {
             text += "\ndecoder:  natural";
         }
+        if let Some(reference) = self.reference {
+            text += &format!("\ndelta:    against picture {reference}; not decodable without it");
+        }
         if let Some(duration) = header.duration {
             text += &format!("\nshown:    {:.6} s", f64::from(duration) / 1e6);
         }
@@ -211,6 +216,7 @@ impl About {
             "tiles": self.tiles(),
             "duration_us": header.duration,
             "natural": header.natural,
+            "reference": self.reference.map(|reference| reference.to_string()),
             "model": { "reference": header.bundle.to_string(), "name": label, "here": label.is_some() },
             "metadata": { "icc": icc, "exif": exif, "xmp": xmp },
             "chunks": chunks,

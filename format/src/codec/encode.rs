@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use sdl_onnx::{Graph, TensorView, role};
 
+use super::delta::{Kept, ReferenceName, delta_tile};
 use super::model::Model;
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
 use crate::entropy::{LatentShape, RangeEncoder};
+use crate::latent::delta::TileState;
 use crate::latent::scalar::{self, Quantiser};
 use crate::latent::trained::{Grid, HYPER_CLIP, Tables, quantise};
 use crate::latent::{checksum_i16, checksum_i32};
@@ -122,6 +124,8 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// The quality that was used.
     pub quality: u8,
+    /// It is a delta picture: only a decoder that has the one before it can decode it.
+    pub delta: bool,
 }
 
 /// Encodes with the built-in model.
@@ -139,18 +143,7 @@ pub fn encode(picture: &Picture, options: &EncodeOptions) -> Result<Vec<u8>, Err
 ///
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
-    options.check()?;
-    let encoder = Encoder::new(model, picture, options)?;
-    match options.rate {
-        Rate::Quality(quality) => {
-            Ok(Encoded { bytes: encoder.file(Point { quality, strength: options.strength() })?, quality })
-        }
-        Rate::Size(bytes) => rate::search(&encoder, bytes, options.strength()),
-        Rate::BitsPerPixel(bits) => {
-            let pixels = f64::from(picture.width()) * f64::from(picture.height());
-            rate::search(&encoder, (bits * pixels / 8.0).floor() as u64, options.strength())
-        }
-    }
+    Ok(Encoder::checked(model, picture, options)?.encode(options, None)?.0)
 }
 
 /// Where on the curve of rate and distortion to encode.
@@ -161,6 +154,12 @@ pub(crate) struct Point {
     pub strength: f32,
 }
 
+/// A file, and its tiles for the picture after it.
+pub(crate) struct Coded {
+    pub bytes: Vec<u8>,
+    pub tiles: Vec<TileState>,
+}
+
 /// A picture whose latent is known: files of any quality can be made of it.
 pub(crate) struct Encoder<'a> {
     model: &'a Model,
@@ -169,10 +168,15 @@ pub(crate) struct Encoder<'a> {
     alpha: Option<Vec<u8>>,
     duration: Option<u32>,
     tiles_at_once: usize,
-    hyper: Option<(Arc<dyn Graph>, Arc<dyn Graph>)>,
+    hyper: Option<Hyper>,
 }
 
 impl<'a> Encoder<'a> {
+    pub fn checked(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
+        options.check()?;
+        Self::new(model, picture, options)
+    }
+
     fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         let (tiles_at_once, threads) = model.share(parallel::thread_count(options.threads));
         let grid = latent_grid(picture.width(), picture.height(), model.stride());
@@ -182,10 +186,10 @@ impl<'a> Encoder<'a> {
             analysis::analyse(model, graph.as_ref(), picture, grid, rect)
         })?;
         let hyper = match model.tables() {
-            Some(_) => Some((
-                model.graph(role::HYPER_ANALYSIS, threads)?,
-                model.graph(role::HYPER_SYNTHESIS, threads)?,
-            )),
+            Some(_) => Some(Hyper {
+                analysis: model.graph(role::HYPER_ANALYSIS, threads)?,
+                synthesis: model.graph(role::HYPER_SYNTHESIS, threads)?,
+            }),
             None => None,
         };
         let alpha =
@@ -194,8 +198,44 @@ impl<'a> Encoder<'a> {
         Ok(Encoder { model, picture, tiles, alpha, duration: options.duration, tiles_at_once, hyper })
     }
 
+    /// The file that the options ask for, against the picture `before` if one is given.
+    pub fn encode(
+        &self,
+        options: &EncodeOptions,
+        before: Option<&Kept>,
+    ) -> Result<(Encoded, Vec<TileState>), Error> {
+        let strength = options.strength();
+        let file = |point| self.file(point, before);
+        let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
+        let (coded, quality) = match options.rate {
+            Rate::Quality(quality) => (file(Point { quality, strength })?, quality),
+            Rate::Size(bytes) => rate::search(&file, bytes, strength)?,
+            Rate::BitsPerPixel(bits) => rate::search(&file, (bits * pixels / 8.0).floor() as u64, strength)?,
+        };
+        Ok((Encoded { bytes: coded.bytes, quality, delta: before.is_some() }, coded.tiles))
+    }
+
+    /// Whether this picture may be coded against another one.
+    pub fn follows(&self, before: &Kept) -> bool {
+        before.size == (self.picture.width(), self.picture.height())
+            && before.bundle == self.model.reference()
+            && before.alpha.as_ref().map(|(depth, _)| *depth) == self.picture.alpha().map(crate::Alpha::depth)
+    }
+
+    /// What is kept for the picture after this one.
+    pub fn kept(&self, name: ReferenceName, tiles: Vec<TileState>) -> Kept {
+        let depth = self.picture.alpha().map(crate::Alpha::depth);
+        Kept {
+            name,
+            size: (self.picture.width(), self.picture.height()),
+            bundle: self.model.reference(),
+            alpha: depth.zip(self.alpha.clone()),
+            tiles,
+        }
+    }
+
     /// The whole file.
-    pub fn file(&self, point: Point) -> Result<Vec<u8>, Error> {
+    fn file(&self, point: Point, before: Option<&Kept>) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -209,27 +249,37 @@ impl<'a> Encoder<'a> {
             duration: self.duration,
         };
         let mut writer = ChunkWriter::new(header);
+        if let Some(before) = before {
+            writer.push(chunk_type::BEFORE, before.name.0.to_vec());
+        }
         metadata::write(&self.picture.metadata, &mut writer)?;
         let quantiser = self.quantiser(point.quality);
         if let Some(quantiser) = &quantiser {
             writer.push(chunk_type::QUANTISER, quantiser.to_bytes());
         }
-        if let Some(alpha) = &self.alpha {
+        let old = before.and_then(|before| before.alpha.as_ref()).map(|(_, old)| old);
+        if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
-        let payloads = parallel::map(&self.tiles, self.tiles_at_once, |_, (rect, latent)| {
-            match (self.model.tables(), &self.hyper, &quantiser) {
-                (Some(tables), Some((analysis, synthesis)), _) => {
-                    trained_tile(tables, analysis.as_ref(), synthesis.as_ref(), rect.grid(), latent, point)
+        let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
+            let grid = rect.grid();
+            match (self.model.tables(), &self.hyper, &quantiser, before) {
+                (Some(tables), Some(hyper), _, Some(before)) => {
+                    delta_tile(tables, hyper, grid, latent, point, &before.tiles[tile])
                 }
-                (_, _, Some(quantiser)) => scalar_tile(quantiser, rect.grid(), latent),
+                (Some(tables), Some(hyper), _, None) => trained_tile(tables, hyper, grid, latent, point),
+                (_, _, Some(quantiser), None) => {
+                    Ok((scalar_tile(quantiser, grid, latent)?, TileState::default()))
+                }
                 _ => Err(Error::corrupt("a model without tables and without a quantiser")),
             }
         })?;
-        for payload in payloads {
+        let mut tiles = Vec::with_capacity(coded.len());
+        for (payload, tile) in coded {
             writer.push(chunk_type::LATENT, payload);
+            tiles.push(tile);
         }
-        writer.finish()
+        Ok(Coded { bytes: writer.finish()?, tiles })
     }
 
     /// For bundles without tables: the step that a quality stands for. 50 is the bundle's own, 12.5 more halve it.
@@ -243,26 +293,51 @@ impl<'a> Encoder<'a> {
     }
 }
 
+/// The graphs around the hyper-latent.
+pub(crate) struct Hyper {
+    analysis: Arc<dyn Graph>,
+    pub synthesis: Arc<dyn Graph>,
+}
+
+impl Hyper {
+    /// The latent in symbol units, on the padded grid.
+    pub fn scale(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Vec<f32> {
+        let mut scaled = Vec::with_capacity(latent.len());
+        for (c, plane) in latent.chunks_exact(grid.padded().area()).enumerate() {
+            let gain = tables.gain(level, c);
+            scaled.extend(plane.iter().map(|v| v * gain));
+        }
+        scaled
+    }
+
+    /// The hyper-latent of a scaled latent.
+    pub fn analyse(&self, tables: &Tables, grid: Grid, scaled: &[f32]) -> Result<Vec<i8>, Error> {
+        let padded = grid.padded();
+        let shape = [1, tables.channels, padded.height, padded.width];
+        let z = run(self.analysis.as_ref(), &TensorView::f32(&shape, scaled)?)?;
+        let limit = HYPER_CLIP as f32;
+        Ok(z.iter().map(|v| v.round_ties_even().clamp(-limit, limit) as i8).collect())
+    }
+}
+
 /// The payload of a latent chunk: checksum of the latent, then the range coder's bytes.
+pub(crate) fn payload(latent: &[i16], encoder: RangeEncoder) -> Vec<u8> {
+    let mut payload = checksum_i16(latent).to_le_bytes().to_vec();
+    payload.extend(encoder.finish());
+    payload
+}
+
 fn trained_tile(
     tables: &Tables,
-    analysis: &dyn Graph,
-    synthesis: &dyn Graph,
+    hyper: &Hyper,
     grid: Grid,
     latent: &[f32],
     point: Point,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(Vec<u8>, TileState), Error> {
     let padded = grid.padded();
-    let mut scaled = Vec::with_capacity(latent.len());
-    for (c, plane) in latent.chunks_exact(padded.area()).enumerate() {
-        let gain = tables.gain(point.quality, c);
-        scaled.extend(plane.iter().map(|v| v * gain));
-    }
-    let shape = [1, tables.channels, padded.height, padded.width];
-    let z = run(analysis, &TensorView::f32(&shape, &scaled)?)?;
-    let limit = HYPER_CLIP as f32;
-    let z: Vec<i8> = z.iter().map(|v| v.round_ties_even().clamp(-limit, limit) as i8).collect();
-    let mean = hyper_mean(synthesis, &z, tables, grid)?;
+    let scaled = hyper.scale(tables, point.quality, grid, latent);
+    let z = hyper.analyse(tables, grid, &scaled)?;
+    let mean = hyper_mean(hyper.synthesis.as_ref(), &z, tables, grid)?;
 
     let mut encoder = RangeEncoder::new();
     tables.encode_hyper(point.quality, &z, grid, &mut encoder)?;
@@ -274,9 +349,7 @@ fn trained_tile(
         encoder.encode_symbol(table, symbol)?;
         Ok(symbol)
     })?;
-    let mut payload = checksum_i16(&coded).to_le_bytes().to_vec();
-    payload.extend(encoder.finish());
-    Ok(payload)
+    Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
 }
 
 fn scalar_tile(quantiser: &Quantiser, grid: Grid, latent: &[f32]) -> Result<Vec<u8>, Error> {

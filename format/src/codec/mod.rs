@@ -1,11 +1,12 @@
 //! Picture to file and back: graphs, tiles, rate control.
 //!
 //! The stages, one module each: [`tiles`] (what is worked on at a time), [`analysis`] and [`synthesis`] (the graphs),
-//! [`encode`] and [`decode`] (the order of it all), [`rate`] (how to hit a size).
+//! [`encode`] and [`decode`] (the order of it all), [`delta`] (one picture after the other), [`rate`] (how to hit a size).
 
 mod alpha;
 mod analysis;
 mod decode;
+mod delta;
 mod encode;
 mod metadata;
 mod model;
@@ -15,5 +16,6 @@ mod synthesis;
 mod tiles;
 
 pub use decode::{DecodeOptions, Decoder, StageTimes, Verified, decode};
+pub use delta::{Analysed, Reference, ReferenceName, SequenceDecoder, SequenceEncoder};
 pub use encode::{EncodeOptions, Encoded, MAX_EFFORT, Rate, encode, encode_with};
 pub use model::{Model, Settings};

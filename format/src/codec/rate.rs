@@ -1,6 +1,6 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::encode::{Encoded, Encoder, Point, STRENGTH};
+use super::encode::{Coded, Point, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -10,32 +10,36 @@ const REFINEMENTS: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
-/// The best file of at most `size` bytes.
-pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<Encoded, Error> {
-    let file = |quality: u8, strength: f32| encoder.file(Point { quality, strength });
-    let fits = |bytes: &[u8]| bytes.len() as u64 <= size;
-    let close = |bytes: &[u8]| bytes.len() as f64 >= CLOSE * size as f64;
+/// The best file of at most `size` bytes that `file` makes, and its quality.
+pub(crate) fn search(
+    file: &dyn Fn(Point) -> Result<Coded, Error>,
+    size: u64,
+    strength: f32,
+) -> Result<(Coded, u8), Error> {
+    let file = |quality: u8, strength: f32| file(Point { quality, strength });
+    let fits = |coded: &Coded| coded.bytes.len() as u64 <= size;
+    let close = |coded: &Coded| coded.bytes.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
-    let bytes = file(high, strength)?;
-    if fits(&bytes) {
-        return Ok(Encoded { bytes, quality: high });
+    let coded = file(high, strength)?;
+    if fits(&coded) {
+        return Ok((coded, high));
     }
     let mut best = file(low, strength)?;
     if !fits(&best) {
         // The last resort: the lowest quality with stronger rounding.
-        let bytes = file(low, MAX_STRENGTH)?;
-        if fits(&bytes) {
-            return Ok(Encoded { bytes, quality: low });
+        let coded = file(low, MAX_STRENGTH)?;
+        if fits(&coded) {
+            return Ok((coded, low));
         }
-        return Err(Error::Target { smallest: bytes.len().min(best.len()) as u64, asked: size });
+        return Err(Error::Target { smallest: coded.bytes.len().min(best.bytes.len()) as u64, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let bytes = file(middle, strength)?;
-        if fits(&bytes) {
-            (low, best) = (middle, bytes);
+        let coded = file(middle, strength)?;
+        if fits(&coded) {
+            (low, best) = (middle, coded);
         } else {
             high = middle;
         }
@@ -46,11 +50,11 @@ pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<
         let (mut weak, mut strong) = (strength, MAX_STRENGTH);
         for _ in 0..REFINEMENTS {
             let middle = 0.5 * (weak + strong);
-            let bytes = file(high, middle)?;
-            if fits(&bytes) {
+            let coded = file(high, middle)?;
+            if fits(&coded) {
                 strong = middle;
-                if bytes.len() > best.len() {
-                    (best, quality) = (bytes, high);
+                if coded.bytes.len() > best.bytes.len() {
+                    (best, quality) = (coded, high);
                 }
                 if close(&best) {
                     break;
@@ -60,5 +64,5 @@ pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<
             }
         }
     }
-    Ok(Encoded { bytes: best, quality })
+    Ok((best, quality))
 }

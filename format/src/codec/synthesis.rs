@@ -16,6 +16,7 @@ const EXACT_WINDOW: (usize, usize) = (36, 64);
 const MIN_BAND: usize = 8;
 
 /// A latent of a whole picture, (C, H, W).
+#[derive(Debug)]
 pub(crate) enum Latent {
     /// Of a bit-exact bundle: integers.
     Exact(Vec<i16>),

@@ -361,9 +361,9 @@ impl LeastSquares {
 
 /// A running average whose rate falls from 1/(n + 1.6) to a floor.
 #[derive(Clone, Copy, Default)]
-struct Average {
-    value: i32,
-    count: u32,
+pub(crate) struct Average {
+    pub value: i32,
+    pub count: u32,
 }
 
 /// 1/(n + 1.6) in 1/65536, for n below 1024.
@@ -372,7 +372,7 @@ static RATE: LazyLock<[i32; 1024]> =
 
 impl Average {
     #[inline]
-    fn update(&mut self, target: i32, limit: u32) {
+    pub fn update(&mut self, target: i32, limit: u32) {
         let rate = RATE[self.count.min(1023) as usize];
         self.value += ((i64::from(target - self.value) * i64::from(rate)) >> 16) as i32;
         if self.count < limit {

@@ -1,7 +1,9 @@
 //! Latents to symbols and back.
 //!
-//! [`trained`]: bundles with a hyper-latent and frequency tables. [`scalar`]: all others, by the universal coder.
+//! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before.
+//! [`scalar`]: all others, by the universal coder.
 
+pub(crate) mod delta;
 pub(crate) mod scalar;
 pub(crate) mod trained;
 
