@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use image_sdl::{DecodeOptions, Decoder, EXTENSION};
+use image_sdl::{DecodeOptions, Decoder, EXTENSION, Synthesis};
 use serde_json::json;
 
 use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
@@ -53,6 +53,10 @@ pub(crate) struct Decode {
     /// Refuse pictures that need more
     #[arg(long, value_name = "BYTES[k|M|G]", default_value = "1Gi")]
     max_memory: Bytes,
+    /// Decoder of the model that makes the pixels: `fidelity` stays close to the source, `natural` looks better and is less close
+    /// [default: the one that the file's author meant]
+    #[arg(long, value_name = "fidelity|natural")]
+    decoder: Option<Synthesis>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -113,7 +117,8 @@ impl Decode {
         let decoder = Decoder::new(Cursor::new(&bytes))?;
         let header = decoder.header().clone();
         let model = models.for_file(header.bundle)?;
-        let options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
+        let mut options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
+        options.synthesis = self.decoder;
         let started = Instant::now();
         let mut decoder = decoder.with_model(model);
         let picture = decoder.decode(&options)?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use image::ImageFormat;
-use image_sdl::{EXTENSION, EncodeOptions, Model, Rate, encode_with};
+use image_sdl::{EXTENSION, EncodeOptions, Model, Rate, Synthesis, encode_with};
 use serde_json::json;
 
 use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
@@ -71,6 +71,9 @@ pub(crate) struct Encode {
     /// Refuse pictures that need more
     #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
     max_memory: Bytes,
+    /// Decoder of the model that the file shall be shown with
+    #[arg(long, value_name = "fidelity|natural", default_value = "fidelity", hide_default_value = true)]
+    decoder: Synthesis,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -154,6 +157,7 @@ impl Encode {
         let started = Instant::now();
         let mut options = EncodeOptions::default().with_effort(self.effort).with_threads(threads);
         options.rate = self.rate();
+        options.synthesis = self.decoder;
         let encoded = encode_with(model, &picture, &options)?;
         let coding = started.elapsed().as_secs_f64();
         job.make_folder()?;

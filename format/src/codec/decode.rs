@@ -7,7 +7,7 @@ use sdl_onnx::role;
 
 use super::encode::hyper_mean;
 use super::model::{Model, Settings};
-use super::synthesis::{self, Latent, synthesise};
+use super::synthesis::{self, Latent, Synthesis, synthesise};
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
@@ -31,11 +31,19 @@ pub struct DecodeOptions {
     pub max_bytes: u64,
     /// Engine, provider and device.
     pub settings: Settings,
+    /// Which of the bundle's decoders makes the pixels. `None`: the one that the file's author meant, as far as the bundle
+    /// has it. One that is asked for and not in the bundle is an error.
+    pub synthesis: Option<Synthesis>,
 }
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        DecodeOptions { threads: 0, max_bytes: DEFAULT_MAX_BYTES, settings: Settings::default() }
+        DecodeOptions {
+            threads: 0,
+            max_bytes: DEFAULT_MAX_BYTES,
+            settings: Settings::default(),
+            synthesis: None,
+        }
     }
 }
 
@@ -56,6 +64,12 @@ impl DecodeOptions {
     #[must_use]
     pub fn with_settings(self, settings: Settings) -> Self {
         DecodeOptions { settings, ..self }
+    }
+
+    /// One of the bundle's decoders, whatever the file's author meant.
+    #[must_use]
+    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
+        DecodeOptions { synthesis: Some(synthesis), ..self }
     }
 }
 
@@ -193,7 +207,8 @@ impl<R: Read> Decoder<R> {
         let began = Instant::now();
         let threads = parallel::thread_count(options.threads);
         let (at_once, graph_threads) = model.share(threads);
-        let graph = model.graph(role::SYNTHESIS, graph_threads)?;
+        let role = Synthesis::role_for(&model, header.natural, options.synthesis);
+        let graph = model.graph(role, graph_threads)?;
         let windows = synthesis::windows(&model, grid, at_once);
         let size = (width, height);
         let stride = model.stride();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sdl_onnx::{Graph, TensorView, role};
 
 use super::model::Model;
+use super::synthesis::Synthesis;
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
@@ -48,6 +49,9 @@ pub struct EncodeOptions {
     pub threads: usize,
     /// How long the picture is shown in a stream, in microseconds.
     pub duration: Option<u32>,
+    /// The decoder that the file shall be shown with; a reader may choose another. One that the bundle does not have is an
+    /// error.
+    pub synthesis: Synthesis,
 }
 
 impl Default for EncodeOptions {
@@ -57,6 +61,7 @@ impl Default for EncodeOptions {
             effort: DEFAULT_EFFORT,
             threads: 0,
             duration: None,
+            synthesis: Synthesis::Fidelity,
         }
     }
 }
@@ -90,6 +95,12 @@ impl EncodeOptions {
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
         EncodeOptions { threads, ..self }
+    }
+
+    /// The decoder that the file shall be shown with.
+    #[must_use]
+    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
+        EncodeOptions { synthesis, ..self }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -140,6 +151,7 @@ pub fn encode(picture: &Picture, options: &EncodeOptions) -> Result<Vec<u8>, Err
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
     options.check()?;
+    model.require(options.synthesis.role())?;
     let encoder = Encoder::new(model, picture, options)?;
     match options.rate {
         Rate::Quality(quality) => {
@@ -168,6 +180,7 @@ pub(crate) struct Encoder<'a> {
     tiles: Vec<(Rect, Vec<f32>)>,
     alpha: Option<Vec<u8>>,
     duration: Option<u32>,
+    natural: bool,
     tiles_at_once: usize,
     hyper: Option<(Arc<dyn Graph>, Arc<dyn Graph>)>,
 }
@@ -191,7 +204,17 @@ impl<'a> Encoder<'a> {
         let alpha =
             picture.alpha().map(|plane| alpha::encode(plane, picture.width() as usize)).transpose()?;
         let tiles = rects.into_iter().zip(latents).collect();
-        Ok(Encoder { model, picture, tiles, alpha, duration: options.duration, tiles_at_once, hyper })
+        let natural = options.synthesis == Synthesis::Natural;
+        Ok(Encoder {
+            model,
+            picture,
+            tiles,
+            alpha,
+            duration: options.duration,
+            natural,
+            tiles_at_once,
+            hyper,
+        })
     }
 
     /// The whole file.
@@ -202,7 +225,7 @@ impl<'a> Encoder<'a> {
             height: self.picture.height() as u16,
             quality: point.quality,
             grey: self.picture.colour() == Colour::Grey,
-            natural: false,
+            natural: self.natural,
             alpha: self.picture.alpha().map(crate::Alpha::depth),
             method: self.model.method(),
             bundle: self.model.reference(),

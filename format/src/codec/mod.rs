@@ -17,3 +17,4 @@ mod tiles;
 pub use decode::{DecodeOptions, Decoder, StageTimes, Verified, decode};
 pub use encode::{EncodeOptions, Encoded, MAX_EFFORT, Rate, encode, encode_with};
 pub use model::{Model, Settings};
+pub use synthesis::Synthesis;

@@ -212,6 +212,20 @@ impl Model {
         Ok(graph)
     }
 
+    /// Fails, naming what there is, unless the bundle has a graph for a role.
+    pub(crate) fn require(&self, role: &str) -> Result<(), Error> {
+        if self.bundle.has(role) {
+            return Ok(());
+        }
+        let manifest = self.bundle.manifest();
+        let known: Vec<&str> = manifest.graphs.keys().map(String::as_str).collect();
+        Err(Error::Model(sdl_onnx::Error::Role {
+            bundle: manifest.label(),
+            role: role.to_owned(),
+            known: known.join(", "),
+        }))
+    }
+
     /// The engine that runs its graphs, for people.
     pub(crate) fn engine_name(&self) -> String {
         let options = RunOptions {
