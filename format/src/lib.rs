@@ -33,8 +33,8 @@ mod picture;
 #[cfg(feature = "image")]
 pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};
 pub use codec::{
-    DecodeOptions, Decoder, EncodeOptions, Encoded, MAX_EFFORT, Model, Rate, Settings, StageTimes, Synthesis,
-    Verified, decode, encode, encode_with,
+    DecodeOptions, Decoder, Denoise, Denoising, EncodeOptions, Encoded, LatentMethod, MAX_EFFORT, Model,
+    Progress, Rate, Settings, Stage, StageTimes, Synthesis, Verified, decode, encode, encode_with,
 };
 pub use container::{
     AlphaDepth, BundleRef, ChunkInfo, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES,

@@ -13,6 +13,7 @@ use crate::batch::{self, Done, Words};
 use crate::failure::Failure;
 use crate::files::{self, Job, Naming, Output};
 use crate::models::Models;
+use crate::progress::Line;
 use crate::sink::{self, Format};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -57,6 +58,10 @@ pub(crate) struct Decode {
     /// [default: the one that the file's author meant]
     #[arg(long, value_name = "fidelity|natural")]
     decoder: Option<Synthesis>,
+    /// Steps of the denoiser, instead of those that the file says: fewer are faster, 0 is none. Files that are not to be denoised
+    /// stay as they are
+    #[arg(long, value_name = "N")]
+    denoise_steps: Option<u8>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -93,7 +98,7 @@ impl Decode {
             &self.report,
             Words::Report,
             |(job, _)| job.input.name(),
-            |(job, format)| self.one(job, *format, &models, threads),
+            |(job, format)| self.one(job, *format, &models, threads, &Line::new(jobs.len(), &self.report)),
         )
     }
 
@@ -110,7 +115,14 @@ impl Decode {
         }
     }
 
-    fn one(&self, job: &Job, format: Format, models: &Models, threads: usize) -> Result<Done, Failure> {
+    fn one(
+        &self,
+        job: &Job,
+        format: Format,
+        models: &Models,
+        threads: usize,
+        line: &Line,
+    ) -> Result<Done, Failure> {
         let began = Instant::now();
         job.output.check_free(self.no_overwrite)?;
         let bytes = job.input.read(self.max_memory.0)?;
@@ -119,6 +131,8 @@ impl Decode {
         let model = models.for_file(header.bundle)?;
         let mut options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
         options.synthesis = self.decoder;
+        options.denoise_steps = self.denoise_steps;
+        options.progress = line.listener();
         let started = Instant::now();
         let mut decoder = decoder.with_model(model);
         let picture = decoder.decode(&options)?;
@@ -143,9 +157,10 @@ impl Decode {
         );
         if self.report.verbose > 0 {
             text += &format!(
-                "\n  hyper-synthesis {:.3} s, entropy {:.3} s, synthesis {:.3} s, decoding {:.3} s; {threads} thread(s)",
+                "\n  hyper-synthesis {:.3} s, entropy {:.3} s, denoising {:.3} s, synthesis {:.3} s, decoding {:.3} s; {threads} thread(s)",
                 times.hyper_synthesis.as_secs_f64(),
                 times.entropy.as_secs_f64(),
+                times.denoising.as_secs_f64(),
                 times.synthesis.as_secs_f64(),
                 times.total.as_secs_f64(),
             );

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use image_sdl::onnx::{self, Store, StoreEntry};
-use image_sdl::{BundleRef, ChunkInfo, Decoder, EXTENSION, Header, Metadata, Method};
+use image_sdl::{BundleRef, ChunkInfo, Decoder, Denoising, EXTENSION, Header, Metadata, Method};
 use serde_json::json;
 
 use crate::args::ReportArgs;
@@ -17,7 +17,8 @@ use crate::files::{self, Found, Input};
 pub(crate) const SCHEMA: &str = "\
 --json prints one object a file, one line each; fields may be added, these stay (`schema` is 1):
   file, width, height, colour (rgb|grey), bits, alpha_bits (null without), lossless, quality, bytes, bpp,
-  method, tiles, duration_us (null without), natural,
+  method (trained|scalar|palette|codebook), tiles, duration_us (null without), natural,
+  denoise: timestep, steps (null without),
   model: reference, name (null where unknown), here,
   metadata: icc, exif, xmp (bytes before compression; 0 is none),
   chunks: a list of type, name, offset, bytes
@@ -61,6 +62,7 @@ impl Info {
         let header = decoder.header().clone();
         // A damaged file still says what its header knows.
         let metadata = decoder.metadata().cloned();
+        let denoising = decoder.denoising().ok().flatten();
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {
@@ -68,7 +70,7 @@ impl Info {
                 Ok(chunks) => (metadata, chunks, None),
             },
         };
-        let about = About { header, metadata, chunks };
+        let about = About { header, metadata, denoising, chunks };
         let mut text = about.text(here, failure.is_none(), self.report.verbose > 0);
         if many {
             text = format!("{}:\n{text}", found.input.name());
@@ -109,6 +111,7 @@ impl Here {
 struct About {
     header: Header,
     metadata: Metadata,
+    denoising: Option<Denoising>,
     chunks: Vec<ChunkInfo>,
 }
 
@@ -156,6 +159,9 @@ impl About {
                 "\nmetadata: {}",
                 if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
             );
+        }
+        if let Some(Denoising { timestep, steps }) = self.denoising {
+            text += &format!("\ndenoise:  from timestep {timestep} in {steps} step(s)");
         }
         if header.natural {
             text += "\ndecoder:  natural";
@@ -206,11 +212,14 @@ impl About {
             "method": match header.method {
                 Method::Trained => "trained",
                 Method::Scalar => "scalar",
+                Method::Palette => "palette",
+                Method::Codebook => "codebook",
                 other => other.name(),
             },
             "tiles": self.tiles(),
             "duration_us": header.duration,
             "natural": header.natural,
+            "denoise": self.denoising.map(|d| json!({ "timestep": d.timestep, "steps": d.steps })),
             "model": { "reference": header.bundle.to_string(), "name": label, "here": label.is_some() },
             "metadata": { "icc": icc, "exif": exif, "xmp": xmp },
             "chunks": chunks,

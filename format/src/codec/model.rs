@@ -7,6 +7,7 @@ use once_cell::sync::{Lazy, OnceCell};
 use sdl_onnx::{Backend, Bundle, BundleId, Graph, RunOptions, Store, role};
 
 use super::parallel;
+use crate::latent::codebook::Codebook;
 use crate::latent::trained::{Grid, Tables};
 use crate::{BundleRef, Error, Method};
 
@@ -26,6 +27,7 @@ pub struct Settings {
 pub struct Model {
     bundle: Bundle,
     tables: Option<Arc<Tables>>,
+    codebook: Option<Arc<Codebook>>,
     settings: Settings,
     graphs: Arc<Graphs>,
 }
@@ -69,8 +71,14 @@ impl Model {
                 )));
             }
         }
+        let latent = &bundle.manifest().latent;
+        let scaled = |c, v: f32| (v - latent.shift.at(c)) * latent.scale.at(c);
+        let codebook = match bundle.codebook()? {
+            Some(bytes) => Some(Arc::new(Codebook::parse(&bytes, latent.channels, scaled)?)),
+            None => None,
+        };
         let graphs = if is_large(&bundle) { Arc::default() } else { Arc::clone(&SMALL) };
-        Ok(Model { bundle, tables, settings, graphs })
+        Ok(Model { bundle, tables, codebook, settings, graphs })
     }
 
     /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
@@ -135,10 +143,14 @@ impl Model {
         }
     }
 
-    /// The latent method it codes with.
+    /// The latent method it codes with, unless an encoder is asked for another.
     #[must_use]
     pub fn method(&self) -> Method {
-        if self.tables.is_some() { Method::Trained } else { Method::Scalar }
+        match (&self.tables, &self.codebook) {
+            (Some(_), _) => Method::Trained,
+            (None, Some(_)) => Method::Codebook,
+            (None, None) => Method::Scalar,
+        }
     }
 
     /// Loads every graph that decoding needs, so that the first picture is as fast as the next.
@@ -174,6 +186,10 @@ impl Model {
 
     pub(crate) fn tables(&self) -> Option<&Tables> {
         self.tables.as_deref()
+    }
+
+    pub(crate) fn codebook(&self) -> Option<&Arc<Codebook>> {
+        self.codebook.as_ref()
     }
 
     pub(crate) fn stride(&self) -> usize {

@@ -1,6 +1,6 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::encode::{Encoded, Encoder, Point, STRENGTH};
+use super::encode::{Encoded, Encoder, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -12,45 +12,45 @@ const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
 /// The best file of at most `size` bytes.
 pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<Encoded, Error> {
-    let file = |quality: u8, strength: f32| encoder.file(Point { quality, strength });
-    let fits = |bytes: &[u8]| bytes.len() as u64 <= size;
-    let close = |bytes: &[u8]| bytes.len() as f64 >= CLOSE * size as f64;
+    let file = |quality: u8, strength: f32| encoder.file(encoder.point(quality, strength));
+    let fits = |file: &Encoded| file.bytes.len() as u64 <= size;
+    let close = |file: &Encoded| file.bytes.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
-    let bytes = file(high, strength)?;
-    if fits(&bytes) {
-        return Ok(Encoded { bytes, quality: high });
+    let largest = file(high, strength)?;
+    if fits(&largest) {
+        return Ok(largest);
     }
     let mut best = file(low, strength)?;
     if !fits(&best) {
         // The last resort: the lowest quality with stronger rounding.
-        let bytes = file(low, MAX_STRENGTH)?;
-        if fits(&bytes) {
-            return Ok(Encoded { bytes, quality: low });
+        let harder = file(low, MAX_STRENGTH)?;
+        if fits(&harder) {
+            return Ok(harder);
         }
-        return Err(Error::Target { smallest: bytes.len().min(best.len()) as u64, asked: size });
+        let smallest = harder.bytes.len().min(best.bytes.len()) as u64;
+        return Err(Error::Target { smallest, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let bytes = file(middle, strength)?;
-        if fits(&bytes) {
-            (low, best) = (middle, bytes);
+        let found = file(middle, strength)?;
+        if fits(&found) {
+            (low, best) = (middle, found);
         } else {
             high = middle;
         }
     }
-    let mut quality = low;
     if !close(&best) {
         // A little more than `low`: the next quality, rounded harder.
         let (mut weak, mut strong) = (strength, MAX_STRENGTH);
         for _ in 0..REFINEMENTS {
             let middle = 0.5 * (weak + strong);
-            let bytes = file(high, middle)?;
-            if fits(&bytes) {
+            let found = file(high, middle)?;
+            if fits(&found) {
                 strong = middle;
-                if bytes.len() > best.len() {
-                    (best, quality) = (bytes, high);
+                if found.bytes.len() > best.bytes.len() {
+                    best = found;
                 }
                 if close(&best) {
                     break;
@@ -60,5 +60,5 @@ pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<
             }
         }
     }
-    Ok(Encoded { bytes: best, quality })
+    Ok(best)
 }

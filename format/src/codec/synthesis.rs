@@ -189,7 +189,7 @@ impl Unpack<'_> {
 }
 
 /// Luma of BT.601 with weights of 1/256, rounded.
-fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b) + 128) >> 8) as u8
 }
 

@@ -15,7 +15,11 @@ pub(crate) mod chunk_type {
     pub const EXIF: u8 = b'e';
     /// XMP packet.
     pub const XMP: u8 = b'x';
-    /// Quantiser of a bundle without tables.
+    /// Timestep and steps of the denoiser.
+    pub const DENOISING: u8 = b'N';
+    /// Windows of the synthesis and of the denoiser.
+    pub const PLAN: u8 = b'T';
+    /// Quantiser or palette of a bundle without tables.
     pub const QUANTISER: u8 = b'Q';
     /// Alpha plane.
     pub const ALPHA: u8 = b'A';
@@ -23,10 +27,12 @@ pub(crate) mod chunk_type {
     pub const LATENT: u8 = b'L';
 }
 
-const KNOWN: [u8; 6] = [
+const KNOWN: [u8; 8] = [
     chunk_type::ICC,
     chunk_type::EXIF,
     chunk_type::XMP,
+    chunk_type::DENOISING,
+    chunk_type::PLAN,
     chunk_type::QUANTISER,
     chunk_type::ALPHA,
     chunk_type::LATENT,
@@ -54,6 +60,8 @@ impl ChunkInfo {
             chunk_type::ICC => "ICC profile",
             chunk_type::EXIF => "Exif",
             chunk_type::XMP => "XMP",
+            chunk_type::DENOISING => "denoising",
+            chunk_type::PLAN => "tile plan",
             chunk_type::QUANTISER => "quantiser",
             chunk_type::ALPHA => "alpha plane",
             chunk_type::LATENT => "latent tile",
