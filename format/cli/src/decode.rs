@@ -126,9 +126,9 @@ impl Decode {
         let began = Instant::now();
         job.output.check_free(self.no_overwrite)?;
         let bytes = job.input.read(self.max_memory.0)?;
-        let decoder = Decoder::new(Cursor::new(&bytes))?;
+        let mut decoder = Decoder::new(Cursor::new(&bytes))?;
         let header = decoder.header().clone();
-        let model = models.for_file(header.bundle)?;
+        let model = models.for_file(&mut decoder)?;
         let mut options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
         options.synthesis = self.decoder;
         options.denoise_steps = self.denoise_steps;

@@ -63,6 +63,7 @@ impl Info {
         // A damaged file still says what its header knows.
         let metadata = decoder.metadata().cloned();
         let denoising = decoder.denoising().ok().flatten();
+        let label = decoder.bundle_label().ok().flatten().map(str::to_owned);
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {
@@ -70,7 +71,7 @@ impl Info {
                 Ok(chunks) => (metadata, chunks, None),
             },
         };
-        let about = About { header, metadata, denoising, chunks };
+        let about = About { header, metadata, label, denoising, chunks };
         let mut text = about.text(here, failure.is_none(), self.report.verbose > 0);
         if many {
             text = format!("{}:\n{text}", found.input.name());
@@ -111,6 +112,8 @@ impl Here {
 struct About {
     header: Header,
     metadata: Metadata,
+    /// What the file itself calls its bundle.
+    label: Option<String>,
     denoising: Option<Denoising>,
     chunks: Vec<ChunkInfo>,
 }
@@ -139,7 +142,10 @@ impl About {
             format!("SDL image, {}x{}, lossy (neural), 8-bit {colour}{alpha}", header.width, header.height);
         let model = match here.label(header.bundle) {
             Some(label) => format!("{} ({label}), here", header.bundle),
-            None => format!("{}, not here", header.bundle),
+            None => {
+                let label = self.label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
+                format!("{}{label}, not here", header.bundle)
+            }
         };
         text += &format!("\nmodel:    {model}\nquality:  {}", header.quality);
         text += &format!("\nsize:     {} bytes, {:.4} bpp", header.length, self.bpp());
@@ -220,7 +226,7 @@ impl About {
             "duration_us": header.duration,
             "natural": header.natural,
             "denoise": self.denoising.map(|d| json!({ "timestep": d.timestep, "steps": d.steps })),
-            "model": { "reference": header.bundle.to_string(), "name": label, "here": label.is_some() },
+            "model": { "reference": header.bundle.to_string(), "name": label.as_ref().or(self.label.as_ref()), "here": label.is_some() },
             "metadata": { "icc": icc, "exif": exif, "xmp": xmp },
             "chunks": chunks,
         })

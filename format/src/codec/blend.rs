@@ -1,10 +1,10 @@
-//! Latent to pixels by a tile plan: windows that overlap and fade into each other (docs/FORMAT.md section 8).
+//! Latent to pixels by a tile plan: windows that overlap and fade into each other (docs/FORMAT.md section 6.5).
 
 use sdl_onnx::{Graph, TensorData, TensorView};
 
 use super::model::Model;
 use super::parallel;
-use super::plan::{self, Plan};
+use super::plan::{self, TilePlan};
 use super::progress::{Progress, Stage, tell};
 use super::synthesis::{Latent, luma};
 use super::tiles::Rect;
@@ -21,7 +21,7 @@ pub(crate) struct Blending<'a> {
     pub graph: &'a dyn Graph,
     pub latent: &'a Latent,
     pub grid: Grid,
-    pub plan: Plan,
+    pub plan: TilePlan,
     pub at_once: usize,
 }
 

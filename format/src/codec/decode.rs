@@ -8,8 +8,8 @@ use sdl_onnx::{Graph, role};
 use super::blend::Blending;
 use super::denoise::{self, Denoising};
 use super::encode::hyper_mean;
-use super::model::{Model, Settings};
-use super::plan::Plan;
+use super::model::{self, Model, Settings};
+use super::plan::TilePlan;
 use super::progress::{Progress, Stage, tell};
 use super::synthesis::{self, Latent, Synthesis, synthesise};
 use super::tiles::{Rect, latent_grid, tiles};
@@ -137,8 +137,10 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
 pub struct Decoder<R> {
     chunks: ChunkReader<R>,
     metadata: Metadata,
+    /// NAME@VERSION of the bundle, as the file gives it: for people alone.
+    label: Option<String>,
     denoising: Option<Denoising>,
-    plan: Option<Plan>,
+    plan: Option<TilePlan>,
     /// The first chunk that is no metadata, read but not used yet.
     pending: Option<(u8, Vec<u8>)>,
     metadata_done: bool,
@@ -162,6 +164,7 @@ impl<R: Read> Decoder<R> {
         Ok(Decoder {
             chunks: ChunkReader::new(input)?,
             metadata: Metadata::default(),
+            label: None,
             denoising: None,
             plan: None,
             pending: None,
@@ -194,11 +197,15 @@ impl<R: Read> Decoder<R> {
                 Some((kind @ (chunk_type::ICC | chunk_type::EXIF | chunk_type::XMP), payload)) => {
                     metadata::read(kind, &payload, &mut self.metadata)?;
                 }
+                // What is no name, or one more, says nothing.
+                Some((chunk_type::BUNDLE, payload)) => {
+                    self.label = self.label.take().or_else(|| label(&payload));
+                }
                 Some((chunk_type::DENOISING, payload)) if self.denoising.is_none() => {
                     self.denoising = Some(Denoising::parse(&payload)?);
                 }
                 Some((chunk_type::PLAN, payload)) if self.plan.is_none() => {
-                    self.plan = Some(Plan::parse(&payload)?);
+                    self.plan = Some(TilePlan::parse(&payload)?);
                 }
                 other => {
                     self.pending = other;
@@ -207,6 +214,33 @@ impl<R: Read> Decoder<R> {
             }
         }
         Ok(&self.metadata)
+    }
+
+    /// The name of the bundle (NAME@VERSION) as the file gives it, if it does: only the id counts. Reads up to where the picture
+    /// itself begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn bundle_label(&mut self) -> Result<Option<&str>, Error> {
+        self.metadata()?;
+        Ok(self.label.as_deref())
+    }
+
+    /// The model that the file names, out of the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingBundle`] with the name that the file gives, where the bundle was looked for, and what to do.
+    pub fn find_model(&mut self, settings: Settings) -> Result<Model, Error> {
+        match Model::for_file(self.header().bundle, settings) {
+            Err(Error::Model(sdl_onnx::Error::Missing { wanted, searched })) => {
+                // The name makes the message better; without it the bundle is missing all the same.
+                let label = self.bundle_label().ok().flatten();
+                Err(Error::MissingBundle(model::missing(&wanted, label, &searched)))
+            }
+            other => other,
+        }
     }
 
     /// How the latent is denoised, if it is; reads up to where the picture itself begins.
@@ -301,11 +335,11 @@ impl<R: Read> Decoder<R> {
     }
 
     fn model_for_file(&mut self, options: &DecodeOptions) -> Result<Model, Error> {
-        let header = self.chunks.header();
         let model = match self.model.take() {
-            Some(model) if model.reference() == header.bundle => model,
-            _ => Model::for_file(header.bundle, options.settings.clone())?,
+            Some(model) if model.reference() == self.header().bundle => model,
+            _ => self.find_model(options.settings.clone())?,
         };
+        let header = self.header();
         match header.method {
             Method::Trained if model.tables().is_none() => {
                 Err(Error::corrupt("the file uses trained tables, and its bundle has none"))
@@ -525,6 +559,14 @@ struct Parts {
     coding: Option<Coding>,
     alpha: Option<(AlphaDepth, Vec<u8>)>,
     latents: Vec<Vec<u8>>,
+}
+
+/// A label of a bundle, if it can be one.
+fn label(payload: &[u8]) -> Option<String> {
+    const LONGEST: usize = 129;
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-@".contains(byte);
+    let fits = !payload.is_empty() && payload.len() <= LONGEST && payload.iter().all(good);
+    fits.then(|| String::from_utf8_lossy(payload).into_owned())
 }
 
 fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {

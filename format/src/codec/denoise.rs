@@ -1,4 +1,4 @@
-//! Denoising of a quantised latent by a diffusion model of the bundle (docs/FORMAT.md section 9).
+//! Denoising of a quantised latent by a diffusion model of the bundle (docs/FORMAT.md section 6.4).
 //!
 //! The error of a quantiser is taken for the noise of a diffusion process at the timestep whose noise it matches, and taken
 //! back by DDIM with eta 0 (Song, Meng and Ermon 2021). No random number is drawn.
@@ -10,7 +10,7 @@ use sdl_onnx::{Dimension, ElementType, Graph, Prediction, Tensor, TensorView, ro
 
 use super::model::Model;
 use super::parallel;
-use super::plan::{self, Plan};
+use super::plan::{self, TilePlan};
 use super::progress::{Progress, Stage, tell};
 use super::tiles::Rect;
 use crate::Error;
@@ -115,7 +115,7 @@ pub(crate) fn denoise(
     latent: Vec<f32>,
     grid: Grid,
     denoising: Denoising,
-    plan: Option<Plan>,
+    plan: Option<TilePlan>,
     threads: usize,
     progress: &Option<Progress>,
 ) -> Result<Vec<f32>, Error> {

@@ -7,7 +7,7 @@ use sdl_onnx::{Graph, TensorView, role};
 use super::decode::{DecodeOptions, Decoder, place};
 use super::denoise::{self, Denoise, Denoising};
 use super::model::Model;
-use super::plan::Plan;
+use super::plan::TilePlan;
 use super::progress::{Progress, Stage, tell};
 use super::synthesis::Synthesis;
 use super::tiles::{Rect, latent_grid, tiles};
@@ -19,7 +19,7 @@ use crate::latent::palette::{MAX_ENTRIES, Palette};
 use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, HYPER_CLIP, Tables, quantise};
 use crate::latent::{checksum_i16, checksum_i32};
-use crate::{Colour, Error, Header, Method, Picture};
+use crate::{BundleRef, Colour, Error, Header, Method, Picture};
 
 /// How large the file may be, or how good the picture shall be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -388,11 +388,17 @@ impl<'a> Encoder<'a> {
         };
         let mut writer = ChunkWriter::new(header);
         metadata::write(&self.picture.metadata, &mut writer)?;
+        if matches!(self.model.reference(), BundleRef::Named(_)) {
+            let label = self.model.bundle().manifest().label();
+            writer.push(chunk_type::BUNDLE, label.into_bytes());
+        }
         if let Some(denoising) = point.denoising {
             writer.push(chunk_type::DENOISING, denoising.to_bytes());
         }
         let exact = self.model.bundle().manifest().pixels.exact;
-        if let Some(plan) = Plan::of(self.model, self.grid).filter(|_| !exact || point.denoising.is_some()) {
+        if let Some(plan) =
+            TilePlan::of(self.model, self.grid).filter(|_| !exact || point.denoising.is_some())
+        {
             writer.push(chunk_type::PLAN, plan.to_bytes());
         }
         let coder = self.coder(point.quality);
@@ -484,7 +490,7 @@ impl<'a> Encoder<'a> {
     /// The best that decoding of candidates finds: timesteps around the matching one, in one to four steps. With `coarser`,
     /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
-        const COARSER: [u8; 4] = [0, 4, 8, 12];
+        const COARSER: [u8; 4] = [0, 2, 4, 8];
         let plain = self.file(Point { denoising: None, ..point })?;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;

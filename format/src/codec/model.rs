@@ -254,6 +254,27 @@ impl Model {
     }
 }
 
+/// What to say of a bundle that a file needs and that is not here.
+pub(crate) fn missing(id: &str, label: Option<&str>, searched: &str) -> String {
+    let named = label.map_or_else(|| format!("bundle {id}"), |label| format!("bundle {label} (id {id})"));
+    let same_name = label.and_then(|label| {
+        let of = |entry: &sdl_onnx::StoreEntry| format!("{}@{}", entry.name, entry.version) == label;
+        Store::from_environment().list().into_iter().find(of)
+    });
+    let other = same_name.map_or_else(String::new, |entry| {
+        format!(
+            " The {} at {} has another content (id {}) and is not used.",
+            label.unwrap_or_default(),
+            entry.path.display(),
+            entry.id
+        )
+    });
+    format!(
+        "the file needs {named}, which is not here; looked in {searched}.{other} Make it with its exporter (onnx/export) or get its \
+         .sdlm file, then run: sdl model import FILE.sdlm"
+    )
+}
+
 fn is_large(bundle: &Bundle) -> bool {
     bundle.entries().any(|(_, bytes)| bytes > LARGE_GRAPH_BYTES)
 }

@@ -1,5 +1,5 @@
 //! The tile plan: how a latent larger than a model's native size is cut into windows that overlap, and how what the model
-//! makes of them is blended (docs/FORMAT.md section 8).
+//! makes of them is blended (docs/FORMAT.md section 6.5).
 //!
 //! Models that are not bit-exact, above all those with attention, see their whole input: a cut between two windows shows. So
 //! neighbours overlap and fade into each other; the file carries the plan, so that every decoder fades alike.
@@ -17,7 +17,7 @@ const DEFAULT_MARGIN: usize = 8;
 
 /// Windows of `size` x `size` latent positions, neighbours at least `overlap` over each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct TilePlan {
     pub size: usize,
     pub overlap: usize,
 }
@@ -28,7 +28,7 @@ pub(crate) fn native(model: &Model) -> usize {
     tiling.map(|tiling| tiling.size).filter(|&size| size > 0).unwrap_or(NATIVE)
 }
 
-impl Plan {
+impl TilePlan {
     /// The plan for a picture of this grid, if it needs one.
     pub fn of(model: &Model, grid: Grid) -> Option<Self> {
         let size = native(model);
@@ -37,7 +37,7 @@ impl Plan {
         }
         let tiling = model.bundle().manifest().tiling.as_ref();
         let margin = tiling.map_or(DEFAULT_MARGIN, |tiling| tiling.margin);
-        Some(Plan { size, overlap: (2 * margin).clamp(1, size / 2) })
+        Some(TilePlan { size, overlap: (2 * margin).clamp(1, size / 2) })
     }
 
     /// The payload of its chunk.
@@ -47,7 +47,7 @@ impl Plan {
 
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
         let plan = match payload.len() {
-            4 => Plan { size: LE::read_u16(payload).into(), overlap: LE::read_u16(&payload[2..]).into() },
+            4 => TilePlan { size: LE::read_u16(payload).into(), overlap: LE::read_u16(&payload[2..]).into() },
             other => return Err(Error::corrupt(format!("a tile plan of {other} bytes"))),
         };
         if plan.overlap == 0 || 2 * plan.overlap > plan.size {
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn windows_cover_a_side_and_overlap_as_much_as_the_plan_says() {
         for (size, overlap) in [(2, 1), (64, 16), (8, 4), (65, 3)] {
-            let plan = Plan { size, overlap };
+            let plan = TilePlan { size, overlap };
             for length in (1..400).chain([8192]) {
                 let starts = plan.starts(length);
                 assert_eq!(starts[0], 0);
@@ -127,12 +127,12 @@ mod tests {
 
     #[test]
     fn a_plan_survives_its_payload_and_impossible_ones_are_refused() {
-        let plan = Plan { size: 64, overlap: 16 };
-        assert_eq!(Plan::parse(&plan.to_bytes()).unwrap(), plan);
+        let plan = TilePlan { size: 64, overlap: 16 };
+        assert_eq!(TilePlan::parse(&plan.to_bytes()).unwrap(), plan);
         for (size, overlap) in [(0, 0), (64, 0), (64, 33), (0, 1)] {
-            assert!(Plan::parse(&Plan { size, overlap }.to_bytes()).is_err(), "{size} {overlap}");
+            assert!(TilePlan::parse(&TilePlan { size, overlap }.to_bytes()).is_err(), "{size} {overlap}");
         }
-        assert!(Plan::parse(&[64, 0, 16]).is_err());
+        assert!(TilePlan::parse(&[64, 0, 16]).is_err());
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) mod chunk_type {
     pub const EXIF: u8 = b'e';
     /// XMP packet.
     pub const XMP: u8 = b'x';
+    /// Name of the bundle, for people.
+    pub const BUNDLE: u8 = b'b';
     /// Timestep and steps of the denoiser.
     pub const DENOISING: u8 = b'N';
     /// Windows of the synthesis and of the denoiser.
@@ -27,10 +29,11 @@ pub(crate) mod chunk_type {
     pub const LATENT: u8 = b'L';
 }
 
-const KNOWN: [u8; 8] = [
+const KNOWN: [u8; 9] = [
     chunk_type::ICC,
     chunk_type::EXIF,
     chunk_type::XMP,
+    chunk_type::BUNDLE,
     chunk_type::DENOISING,
     chunk_type::PLAN,
     chunk_type::QUANTISER,
@@ -60,6 +63,7 @@ impl ChunkInfo {
             chunk_type::ICC => "ICC profile",
             chunk_type::EXIF => "Exif",
             chunk_type::XMP => "XMP",
+            chunk_type::BUNDLE => "name of the bundle",
             chunk_type::DENOISING => "denoising",
             chunk_type::PLAN => "tile plan",
             chunk_type::QUANTISER => "quantiser",
