@@ -12,6 +12,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The file needs a newer version of this program.
     Unsupported,
+    /// The file is a delta picture, and the picture that it needs is not here.
+    Reference,
     /// A bundle or an engine is missing or broken.
     Model,
     /// Reading or writing failed.
@@ -62,6 +64,17 @@ pub enum Error {
     /// The bundle that the file names is not here.
     #[error("{0}")]
     MissingBundle(String),
+    /// A delta picture was given without the picture that it is coded against.
+    #[error(
+        "this is a delta picture, coded against picture {wanted}, and {}; decode its sequence from a key picture on",
+        found.map_or_else(|| "no picture came before it".to_owned(), |found| format!("the one before it was {found}"))
+    )]
+    MissingReference {
+        /// The picture that it needs.
+        wanted: crate::ReferenceName,
+        /// The picture that was there.
+        found: Option<crate::ReferenceName>,
+    },
     /// A bundle or an engine failed.
     #[error(transparent)]
     Model(#[from] sdl_onnx::Error),
@@ -104,6 +117,7 @@ impl Error {
             }
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::MissingBundle(_) | Error::Model(_) | Error::Diverged { .. } => ErrorKind::Model,
+            Error::MissingReference { .. } => ErrorKind::Reference,
             Error::Limits { .. } => ErrorKind::Limits,
             Error::Parameter(_) => ErrorKind::Parameter,
             Error::Target { .. } => ErrorKind::Target,

@@ -11,7 +11,8 @@
 //! # }
 //! ```
 //!
-//! Without it, [`encode`] and [`Decoder`] work on a plain [`Picture`].
+//! Without it, [`encode`] and [`Decoder`] work on a plain [`Picture`]; [`SequenceEncoder`] and [`SequenceDecoder`] on one after
+//! the other, each coded as what changed since the one before.
 //!
 //! A picture goes through the stages of this crate in the order of its modules: `picture` (pixels), `codec` (graphs,
 //! tiles, rate control), `latent` (quantised values to symbols), `entropy` (symbols to bytes), `container` (chunks, the
@@ -33,12 +34,13 @@ mod picture;
 #[cfg(feature = "image")]
 pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};
 pub use codec::{
-    DecodeOptions, Decoder, Denoise, Denoising, EncodeOptions, Encoded, LatentMethod, MAX_EFFORT, Model,
-    Progress, Rate, Settings, Stage, StageTimes, Synthesis, Verified, decode, encode, encode_with,
+    Analysed, DecodeOptions, Decoder, Denoise, Denoising, EncodeOptions, Encoded, LatentMethod, MAX_EFFORT,
+    Model, Progress, Rate, Reference, ReferenceName, SequenceDecoder, SequenceEncoder, Settings, Stage,
+    StageTimes, Synthesis, Verified, decode, encode, encode_with,
 };
 pub use container::{
     AlphaDepth, BundleRef, ChunkInfo, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES,
-    Method, SIGNATURE,
+    Method, SIGNATURE, is_delta,
 };
 pub use error::{Error, ErrorKind};
 pub use file::write_whole;

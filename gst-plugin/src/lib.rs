@@ -1,11 +1,13 @@
 //! GStreamer elements for the SDL picture format: `sdlenc`, `sdldec`, `sdlparse`, and a type finder.
 //!
 //! A frame goes `convert` (frame to picture) -> `workers` (several at a time) -> `enc`; a picture goes `scan` (where it
-//! begins and ends in a stream of bytes) -> `parse` or `dec` -> `workers` -> `convert`.
+//! begins and ends in a stream of bytes) -> `parse` or `dec` -> `workers` -> `convert`. Pictures that are coded against the one
+//! before are joined by `chain`.
 //!
 //! The file on the plugin path registers itself. A program that has this crate as a dependency calls
 //! [`plugin_register_static`] once after `gst::init`.
 
+mod chain;
 mod convert;
 mod dec;
 mod enc;

@@ -7,7 +7,7 @@ use common::*;
 use gst::prelude::*;
 use gst_check::Harness;
 use gst_tag::prelude::TagListExt;
-use image_sdl::{Alpha, Colour, DecodeOptions, EncodeOptions, Picture};
+use image_sdl::{Alpha, Colour, DecodeOptions, EncodeOptions, Picture, SequenceDecoder};
 
 const PARSED: &str = "image/x-sdl,parsed=true";
 
@@ -345,7 +345,7 @@ fn the_type_finder_knows_a_picture_by_its_content_alone() {
 fn mutated_streams_never_crash_or_hang() {
     // More of them: SDL_MUTATIONS=10000 cargo test --release -p gst-plugin-sdl mutated
     let rounds = std::env::var("SDL_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(150u32);
-    let whole = stream(2);
+    let streams = [stream(2), sequence(3, 3).concat()];
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let mut random = move |below: usize| {
         seed ^= seed << 13;
@@ -354,7 +354,7 @@ fn mutated_streams_never_crash_or_hang() {
         (seed % below as u64) as usize
     };
     for round in 0..rounds {
-        let mut data = whole.clone();
+        let mut data = streams[round as usize / 3 % 2].clone();
         for _ in 0..=random(4) {
             let at = random(data.len());
             match random(5) {
@@ -384,6 +384,98 @@ fn mutated_streams_never_crash_or_hang() {
             }
         }
         harness.push_event(gst::event::Eos::new());
-        assert!(drain(&mut harness).len() <= 2);
+        assert!(drain(&mut harness).len() <= 3);
     }
+}
+
+/// Pixels of a sequence as the library decodes them.
+fn decoded_sequence(files: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut decoder = SequenceDecoder::new();
+    let decode = |file: &Vec<u8>| decoder.decode(file, &DecodeOptions::default()).unwrap().pixels().to_vec();
+    files.iter().map(decode).collect()
+}
+
+#[test]
+fn delta_pictures_decode_to_the_pixels_of_the_library_at_any_number_of_threads() {
+    let files = sequence(8, 5);
+    let expected = decoded_sequence(&files);
+    for threads in [-1, 0, 1, 4] {
+        let mut harness = decoder(&format!("n-threads={threads}"), PARSED);
+        for (n, file) in files.iter().enumerate() {
+            harness.push(buffer(file.clone(), n as u64)).unwrap();
+        }
+        harness.push_event(gst::event::Eos::new());
+        assert!(drain(&mut harness).iter().map(bytes).eq(expected.iter().cloned()), "{threads} threads");
+    }
+    for description in ["sdldec", "sdlparse ! sdldec n-threads=3"] {
+        let (out, warned) = fed(description, &files.concat(), 100);
+        assert!(out == expected && warned.is_empty(), "{description}: {warned:?}");
+    }
+}
+
+#[test]
+fn without_its_reference_a_decoder_says_so_once_asks_for_a_key_picture_and_waits_for_it() {
+    let files = sequence(9, 6);
+    let expected = decoded_sequence(&files);
+    for threads in [0, 3] {
+        let mut harness = decoder(&format!("n-threads={threads} max-errors=0"), PARSED);
+        let messages = bus(&harness);
+        // The second picture is lost: the next ones cannot be decoded, up to the key picture.
+        for n in [0, 2, 3, 4, 5, 6, 7, 8] {
+            harness.push(buffer(files[n].clone(), n as u64)).unwrap();
+        }
+        harness.push_event(gst::event::Eos::new());
+        let out = drain(&mut harness);
+        let shown: Vec<u64> = out.iter().map(|b| b.pts().unwrap().mseconds() / 200).collect();
+        assert_eq!(shown, [0, 6, 7, 8], "{threads} threads");
+        assert!(out.iter().zip(shown).all(|(out, n)| bytes(out) == expected[n as usize]));
+        let warned = warnings(&messages);
+        assert!(warned.len() == 1 && warned[0].contains("delta picture"), "{warned:?}");
+        let asked = std::iter::from_fn(|| harness.try_pull_upstream_event())
+            .filter(|event| gst_video::ForceKeyUnitEvent::is(event))
+            .count();
+        assert_eq!(asked, 1);
+    }
+}
+
+#[test]
+fn who_joins_in_the_middle_begins_with_the_next_key_picture() {
+    let files = sequence(9, 6);
+    let expected = decoded_sequence(&files);
+    let (out, warned) = fed("sdlparse ! sdldec", &files[3..].concat(), 500);
+    assert!(out == expected[6..], "{} pictures", out.len());
+    assert_eq!(warned.len(), 1);
+}
+
+#[test]
+fn the_parser_marks_delta_pictures() {
+    init();
+    let files = sequence(5, 3);
+    let mut harness = Harness::new_parse("sdlparse");
+    harness.set_src_caps_str("image/x-sdl");
+    harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::format::Bytes>::new()));
+    harness.push(gst::Buffer::from_mut_slice(files.concat())).unwrap();
+    harness.push_event(gst::event::Eos::new());
+    let out = drain(&mut harness);
+    let delta: Vec<bool> = out.iter().map(|b| b.flags().contains(gst::BufferFlags::DELTA_UNIT)).collect();
+    assert_eq!(delta, [false, true, true, false, true]);
+    assert!(out.iter().map(bytes).eq(files));
+}
+
+#[test]
+fn late_pictures_of_a_sequence_are_not_shown_and_those_after_them_are_right() {
+    let files = sequence(6, 6);
+    let expected = decoded_sequence(&files);
+    let mut harness = decoder("n-threads=0 qos=true", "image/x-sdl,parsed=true,framerate=5/1");
+    harness.push(buffer(files[0].clone(), 0)).unwrap();
+    harness.push(buffer(files[1].clone(), 1)).unwrap();
+    let second = gst::ClockTime::SECOND.nseconds() as i64;
+    let qos = gst::event::Qos::builder(gst::QOSType::Underflow, 1.0, second).timestamp(gst::ClockTime::ZERO);
+    harness.push_upstream_event(qos.build());
+    for (n, time) in [(2, 2), (3, 3), (4, 20), (5, 21)] {
+        harness.push(buffer(files[n].clone(), time)).unwrap();
+    }
+    harness.push_event(gst::event::Eos::new());
+    let out: Vec<Vec<u8>> = drain(&mut harness).iter().map(bytes).collect();
+    assert!(out == [0, 1, 4, 5].map(|n| expected[n].clone()), "{} pictures", out.len());
 }

@@ -362,3 +362,82 @@ fn a_provider_that_is_not_there_is_an_error_that_names_it() {
     assert!(error.debug().unwrap().contains("abacus"));
     element.set_state(gst::State::Null).unwrap();
 }
+
+/// Whether each of these pictures can be decoded on its own: its flag, which must say what its bytes say.
+fn keys(pictures: &[gst::Buffer]) -> Vec<bool> {
+    let key = |buffer: &gst::Buffer| {
+        let delta = buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        assert_eq!(image_sdl::is_delta(&bytes(buffer)), delta);
+        !delta
+    };
+    pictures.iter().map(key).collect()
+}
+
+#[test]
+fn delta_pictures_fill_the_time_between_key_pictures_at_any_number_of_threads() {
+    let expected = sequence(9, 4);
+    for threads in [-1, 0, 1, 4] {
+        for mode in ["", "key-frames=interval"] {
+            let description = format!("n-threads={threads} delta=true interval=800000000 {mode}");
+            let mut harness = encoder(&description, &raw_caps("RGB"));
+            (0..9).for_each(|n| {
+                harness.push(buffer(moving(n), n.into())).unwrap();
+            });
+            harness.push_event(gst::event::Eos::new());
+            let out = drain(&mut harness);
+            assert!(out.iter().map(bytes).eq(expected.iter().cloned()), "{description}");
+            assert_eq!(keys(&out), [true, false, false, false, true, false, false, false, true]);
+            let times: Vec<u64> = out.iter().map(|b| b.pts().unwrap().mseconds()).collect();
+            assert_eq!(times, (0..9).map(|n| 200 * n).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn key_pictures_come_when_asked_for_after_a_flush_and_with_new_caps() {
+    let mut harness = encoder("delta=true key-frames=forced n-threads=3", &raw_caps("RGB"));
+    let push = |harness: &mut Harness, numbers: std::ops::Range<u32>| {
+        for n in numbers {
+            harness.push(buffer(moving(n), n.into())).unwrap();
+        }
+    };
+    push(&mut harness, 0..2);
+    let ask = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(false).build();
+    harness.push_upstream_event(ask);
+    push(&mut harness, 2..4);
+    harness.set_src_caps_str(&raw_caps("BGR"));
+    push(&mut harness, 4..6);
+    let before = drain(&mut harness);
+    harness.push_event(gst::event::FlushStart::new());
+    harness.push_event(gst::event::FlushStop::new(true));
+    let lost = drain(&mut harness);
+    harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+    push(&mut harness, 6..8);
+    harness.push_event(gst::event::Eos::new());
+    let after = drain(&mut harness);
+    let found = keys(&before);
+    assert!(found.starts_with(&[true, false, true, false]), "{found:?}");
+    let middle = keys(&[before, lost].concat());
+    assert!(middle.get(4).is_none_or(|key| *key), "{middle:?}");
+    assert_eq!(keys(&after), [true, false]);
+}
+
+#[test]
+fn a_picture_that_does_not_fit_leaves_the_sequence_whole() {
+    // The third frame is another scene, which takes more than what changes.
+    let mut harness = encoder("delta=true key-frames=forced target-size=700", &raw_caps("RGB"));
+    let messages = bus(&harness);
+    for n in 0..5u32 {
+        let noise = (0..3 * WIDTH * HEIGHT).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let data = if n == 2 { noise } else { moving(n) };
+        harness.push(buffer(data, n.into())).unwrap();
+    }
+    harness.push_event(gst::event::Eos::new());
+    let out = drain(&mut harness);
+    let mut decoder = image_sdl::SequenceDecoder::new();
+    for picture in &out {
+        assert!(picture.size() <= 700);
+        decoder.decode(&bytes(picture), &image_sdl::DecodeOptions::default()).unwrap();
+    }
+    assert_eq!(out.len() + warnings(&messages).len(), 5);
+}

@@ -231,6 +231,30 @@ fn stock_carriers_keep_every_picture() {
 }
 
 #[test]
+fn delta_pictures_are_fewer_bytes_in_every_carrier() {
+    let place = Place::new();
+    let source = SOURCE.replace("videotestsrc num-buffers=5", "videotestsrc num-buffers=10 pattern=ball");
+    place.run(&format!("gst-launch-1.0 -q {source} ! sdlenc ! filesink location=keys.sdl"));
+    for (pay, read) in [
+        ("filesink location=x", "filesrc location=x ! decodebin"),
+        (
+            "multifilesink location=%04d.sdl",
+            "multifilesrc location=%04d.sdl caps=image/x-sdl,framerate=5/1 ! sdlparse ! sdldec",
+        ),
+        ("gdppay ! filesink location=x.gdp", "filesrc location=x.gdp ! gdpdepay ! sdldec"),
+        (
+            "multipartmux ! filesink location=x.multipart",
+            "filesrc location=x.multipart ! multipartdemux ! sdldec",
+        ),
+    ] {
+        place.run(&format!("gst-launch-1.0 -q {source} ! sdlenc delta=true ! {pay}"));
+        assert_eq!(place.count(read), 10, "{pay}");
+    }
+    let (keys, all) = (place.read("keys.sdl").len(), place.read("x").len());
+    assert!(all < keys, "{all} bytes, {keys} of key pictures alone");
+}
+
+#[test]
 fn caps_change_in_a_running_pipeline() {
     let place = Place::new();
     place.run(

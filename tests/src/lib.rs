@@ -1,11 +1,13 @@
 //! What the tests across rooms share: sources, bundles, engines, and a reading of the container of its own.
 
+mod camera;
 mod container;
 mod engines;
 mod pictures;
 mod random;
 mod vectors;
 
+pub use camera::static_camera;
 pub use container::Container;
 pub use engines::{backends, blocks, built_in, options};
 pub use pictures::{checkerboard, gradient, grey, photograph, psnr, scene, text};

@@ -8,7 +8,7 @@ Exit codes:
   0  everything worked
   1  failure, such as a size that cannot be reached or a pixel that is not a number
   2  wrong usage
-  3  a file is damaged, cut short, of an unknown format, or from a newer version
+  3  a file is damaged, cut short, of an unknown format, from a newer version, or a delta picture on its own
   4  a model or an engine is missing or broken
   5  reading or writing failed, or the output exists and --no-overwrite is given
   6  a picture is larger than the limits allow
@@ -78,7 +78,7 @@ impl Failure {
 impl From<image_sdl::Error> for Failure {
     fn from(error: image_sdl::Error) -> Self {
         let code = match error.kind() {
-            ErrorKind::Corrupt | ErrorKind::Unsupported => Code::Corrupt,
+            ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Reference => Code::Corrupt,
             ErrorKind::Model => Code::Model,
             ErrorKind::Io => Code::Io,
             ErrorKind::Limits => Code::Limits,

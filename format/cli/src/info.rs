@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use image_sdl::onnx::{self, Store, StoreEntry};
-use image_sdl::{BundleRef, ChunkInfo, Decoder, Denoising, EXTENSION, Header, Metadata, Method};
+use image_sdl::{
+    BundleRef, ChunkInfo, Decoder, Denoising, EXTENSION, Header, Metadata, Method, ReferenceName,
+};
 use serde_json::json;
 
 use crate::args::ReportArgs;
@@ -18,7 +20,7 @@ pub(crate) const SCHEMA: &str = "\
 --json prints one object a file, one line each; fields may be added, these stay (`schema` is 1):
   file, width, height, colour (rgb|grey), bits, alpha_bits (null without), lossless, quality, bytes, bpp,
   method (trained|scalar|palette|codebook), tiles, duration_us (null without), natural,
-  denoise: timestep, steps (null without),
+  reference (the picture that a delta picture needs; null for others), denoise: timestep, steps (null without),
   model: reference, name (null where unknown), here,
   metadata: icc, exif, xmp (bytes before compression; 0 is none),
   chunks: a list of type, name, offset, bytes
@@ -64,6 +66,7 @@ impl Info {
         let metadata = decoder.metadata().cloned();
         let denoising = decoder.denoising().ok().flatten();
         let label = decoder.bundle_label().ok().flatten().map(str::to_owned);
+        let reference = decoder.reference().ok().flatten();
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {
@@ -71,7 +74,7 @@ impl Info {
                 Ok(chunks) => (metadata, chunks, None),
             },
         };
-        let about = About { header, metadata, label, denoising, chunks };
+        let about = About { header, reference, metadata, label, denoising, chunks };
         let mut text = about.text(here, failure.is_none(), self.report.verbose > 0);
         if many {
             text = format!("{}:\n{text}", found.input.name());
@@ -111,6 +114,7 @@ impl Here {
 
 struct About {
     header: Header,
+    reference: Option<ReferenceName>,
     metadata: Metadata,
     /// What the file itself calls its bundle.
     label: Option<String>,
@@ -172,6 +176,9 @@ impl About {
         if header.natural {
             text += "\ndecoder:  natural";
         }
+        if let Some(reference) = self.reference {
+            text += &format!("\ndelta:    against picture {reference}; not decodable without it");
+        }
         if let Some(duration) = header.duration {
             text += &format!("\nshown:    {:.6} s", f64::from(duration) / 1e6);
         }
@@ -225,6 +232,7 @@ impl About {
             "tiles": self.tiles(),
             "duration_us": header.duration,
             "natural": header.natural,
+            "reference": self.reference.map(|reference| reference.to_string()),
             "denoise": self.denoising.map(|d| json!({ "timestep": d.timestep, "steps": d.steps })),
             "model": { "reference": header.bundle.to_string(), "name": label.as_ref().or(self.label.as_ref()), "here": label.is_some() },
             "metadata": { "icc": icc, "exif": exif, "xmp": xmp },

@@ -1,11 +1,13 @@
 //! File to picture.
 
 use std::io::{Cursor, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sdl_onnx::{Graph, role};
 
 use super::blend::Blending;
+use super::delta::{Kept, Reference, ReferenceName};
 use super::denoise::{self, Denoising};
 use super::encode::hyper_mean;
 use super::model::{self, Model, Settings};
@@ -16,9 +18,10 @@ use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
 use crate::entropy::{LatentShape, RangeDecoder};
+use crate::latent::delta::{Plan, TileState};
 use crate::latent::palette::Palette;
 use crate::latent::scalar::Quantiser;
-use crate::latent::trained::Grid;
+use crate::latent::trained::{Grid, Tables};
 use crate::latent::{Coding, checksum_i16};
 use crate::{AlphaDepth, ChunkInfo, Colour, Error, Header, Metadata, Method, Picture};
 
@@ -136,6 +139,8 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
 #[derive(Debug)]
 pub struct Decoder<R> {
     chunks: ChunkReader<R>,
+    /// The picture that this one is coded against.
+    before: Option<ReferenceName>,
     metadata: Metadata,
     /// NAME@VERSION of the bundle, as the file gives it: for people alone.
     label: Option<String>,
@@ -145,6 +150,8 @@ pub struct Decoder<R> {
     pending: Option<(u8, Vec<u8>)>,
     metadata_done: bool,
     model: Option<Model>,
+    /// What [`follow`](Self::follow) has decoded.
+    known: Option<Known>,
     times: StageTimes,
 }
 
@@ -163,6 +170,7 @@ impl<R: Read> Decoder<R> {
     pub fn new(input: R) -> Result<Self, Error> {
         Ok(Decoder {
             chunks: ChunkReader::new(input)?,
+            before: None,
             metadata: Metadata::default(),
             label: None,
             denoising: None,
@@ -170,6 +178,7 @@ impl<R: Read> Decoder<R> {
             pending: None,
             metadata_done: false,
             model: None,
+            known: None,
             times: StageTimes::default(),
         })
     }
@@ -194,6 +203,12 @@ impl<R: Read> Decoder<R> {
     pub fn metadata(&mut self) -> Result<&Metadata, Error> {
         while !self.metadata_done {
             match self.chunks.next()? {
+                Some((chunk_type::BEFORE, payload)) if self.chunks.seen().len() == 1 => {
+                    let name = payload.try_into();
+                    let name =
+                        name.map_err(|_| Error::corrupt("the name of the reference has not 8 bytes"))?;
+                    self.before = Some(ReferenceName(name));
+                }
                 Some((kind @ (chunk_type::ICC | chunk_type::EXIF | chunk_type::XMP), payload)) => {
                     metadata::read(kind, &payload, &mut self.metadata)?;
                 }
@@ -214,6 +229,16 @@ impl<R: Read> Decoder<R> {
             }
         }
         Ok(&self.metadata)
+    }
+
+    /// The picture that this one is coded against, if it is a delta picture; reads as much as [`metadata`](Self::metadata).
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn reference(&mut self) -> Result<Option<ReferenceName>, Error> {
+        self.metadata()?;
+        Ok(self.before)
     }
 
     /// The name of the bundle (NAME@VERSION) as the file gives it, if it does: only the id counts. Reads up to where the picture
@@ -270,6 +295,32 @@ impl<R: Read> Decoder<R> {
         self.times
     }
 
+    /// Decodes the latent of a picture in a sequence, `before` being what the picture before it left: everything that the next picture
+    /// needs, without a pixel. [`decode`](Self::decode) makes the pixels of it. `None` for pictures of models without trained
+    /// tables, which no other can be coded against. Can be called once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingReference`] for a delta picture that was coded against another picture than `before`. Else as
+    /// [`decode`](Self::decode).
+    pub fn follow(
+        &mut self,
+        before: Option<&Reference>,
+        options: &DecodeOptions,
+    ) -> Result<Option<Reference>, Error> {
+        let known = self.read_latent(before.map(|before| &*before.0), options)?;
+        let header = self.header();
+        let kept = known.tiles.is_some().then(|| Kept {
+            name: ReferenceName::from_hash(&self.chunks.hash()),
+            size: (header.width.into(), header.height.into()),
+            bundle: header.bundle,
+            alpha: known.parts.alpha.clone(),
+            tiles: Vec::new(),
+        });
+        let known = self.known.insert(known);
+        Ok(kept.zip(known.tiles.take()).map(|(kept, tiles)| Reference(Arc::new(Kept { tiles, ..kept }))))
+    }
+
     /// Decodes the picture. Can be called once; the input has been read after it.
     ///
     /// # Errors
@@ -277,9 +328,11 @@ impl<R: Read> Decoder<R> {
     /// Every [`Error`] but `Target` and `Parameter`.
     pub fn decode(&mut self, options: &DecodeOptions) -> Result<Picture, Error> {
         let start = Instant::now();
-        let model = self.model_for_file(options)?;
-        let parts = self.read_parts(&model, options)?;
-        let (grid, latent) = self.decode_latent(&model, &parts, options)?;
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => self.read_latent(None, options)?,
+        };
+        let Known { model, parts, grid, latent, .. } = known;
         let latent = self.denoise(&model, grid, latent, options)?;
         let header = self.header().clone();
         let (width, height) = (u32::from(header.width), u32::from(header.height));
@@ -320,9 +373,7 @@ impl<R: Read> Decoder<R> {
     ///
     /// As [`decode`](Self::decode).
     pub fn verify(&mut self, options: &DecodeOptions) -> Result<Verified, Error> {
-        let model = self.model_for_file(options)?;
-        let parts = self.read_parts(&model, options)?;
-        self.decode_latent(&model, &parts, options)?;
+        let Known { parts, .. } = self.read_latent(None, options)?;
         if let Some((depth, payload)) = &parts.alpha {
             alpha::decode(
                 payload,
@@ -332,6 +383,44 @@ impl<R: Read> Decoder<R> {
             )?;
         }
         Ok(Verified { tiles: parts.latents.len(), metadata: self.metadata.clone() })
+    }
+
+    /// Everything but the pixels.
+    fn read_latent(&mut self, before: Option<&Kept>, options: &DecodeOptions) -> Result<Known, Error> {
+        let model = self.model_for_file(options)?;
+        let mut parts = self.read_parts(&model, options)?;
+        let before = match parts.before {
+            Some(wanted) => Some(self.check_reference(wanted, before)?),
+            None => None,
+        };
+        if let Some(before) = before.filter(|_| parts.alpha.is_none()) {
+            parts.alpha = before.alpha.clone();
+        }
+        if self.header().alpha.is_some() != parts.alpha.is_some() {
+            return Err(Error::corrupt("the alpha plane is missing, or there is one where none belongs"));
+        }
+        let (grid, latent, tiles) = self.decode_latent(&model, &parts, before, options)?;
+        Ok(Known { model, parts, grid, latent, tiles })
+    }
+
+    /// The picture that a delta picture is coded against.
+    fn check_reference<'a>(
+        &self,
+        wanted: ReferenceName,
+        before: Option<&'a Kept>,
+    ) -> Result<&'a Kept, Error> {
+        let header = self.header();
+        let Some(before) = before.filter(|before| before.name == wanted) else {
+            return Err(Error::MissingReference { wanted, found: before.map(|before| before.name) });
+        };
+        let size = (u32::from(header.width), u32::from(header.height));
+        let depth = before.alpha.as_ref().map(|(depth, _)| *depth);
+        if (before.size, before.bundle, depth) != (size, header.bundle, header.alpha) {
+            return Err(Error::corrupt(
+                "a delta picture has another size, model or alpha depth than its reference",
+            ));
+        }
+        Ok(before)
     }
 
     fn model_for_file(&mut self, options: &DecodeOptions) -> Result<Model, Error> {
@@ -381,7 +470,7 @@ impl<R: Read> Decoder<R> {
             ));
         }
         let expected = tiles(grid).len();
-        let mut parts = Parts { coding: None, alpha: None, latents: Vec::new() };
+        let mut parts = Parts { before: self.before, coding: None, alpha: None, latents: Vec::new() };
         let mut chunk = self.pending.take();
         while let Some((kind, payload)) = chunk {
             match kind {
@@ -408,15 +497,15 @@ impl<R: Read> Decoder<R> {
         if parts.latents.len() != expected {
             return Err(Error::corrupt(format!("{} of {expected} tiles are there", parts.latents.len())));
         }
+        if parts.before.is_some() && header.method != Method::Trained {
+            return Err(Error::corrupt("a delta picture without trained tables"));
+        }
         match header.method {
             Method::Codebook => parts.coding = model.codebook().cloned().map(Coding::Codebook),
             Method::Scalar | Method::Palette if parts.coding.is_none() => {
                 return Err(Error::corrupt("the quantiser is missing"));
             }
             _ => {}
-        }
-        if header.alpha.is_some() != parts.alpha.is_some() {
-            return Err(Error::corrupt("the alpha plane is missing, or there is one where none belongs"));
         }
         Ok(parts)
     }
@@ -449,17 +538,20 @@ impl<R: Read> Decoder<R> {
         Ok(Latent::Float(values))
     }
 
+    /// The latent of the picture; with trained tables also its tiles, which a delta picture after this one needs.
     fn decode_latent(
         &mut self,
         model: &Model,
         parts: &Parts,
+        before: Option<&Kept>,
         options: &DecodeOptions,
-    ) -> Result<(Grid, Latent), Error> {
+    ) -> Result<(Grid, Latent, Option<Vec<TileState>>), Error> {
         let header = self.header().clone();
         let grid = latent_grid(header.width.into(), header.height.into(), model.stride());
         let rects = tiles(grid);
         let (at_once, graph_threads) = model.share(parallel::thread_count(options.threads));
         let mut times = StageTimes::default();
+        let mut tiles = None;
         let latent = match (&parts.coding, model.tables()) {
             (Some(coding), _) => {
                 let decoded = parallel::map(&rects, at_once, |tile, rect| {
@@ -474,37 +566,51 @@ impl<R: Read> Decoder<R> {
                     Ok((values, began.elapsed()))
                 })?;
                 times.entropy = decoded.iter().map(|(_, time)| *time).sum();
-                let values = decoded.into_iter().map(|(values, _)| values);
+                let values = decoded.iter().map(|(values, _)| values.as_slice());
                 Latent::Float(place(grid, model.channels(), &rects, values))
             }
             (None, Some(tables)) => {
                 let graph = model.graph(role::HYPER_SYNTHESIS, graph_threads)?;
                 let decoded = parallel::map(&rects, at_once, |tile, rect| {
-                    let began = Instant::now();
-                    let (stored, data) = split_checksum(&parts.latents[tile], tile)?;
-                    let mut decoder = RangeDecoder::new(data);
-                    let z = tables.decode_hyper(header.quality, rect.grid(), &mut decoder)?;
-                    let before = Instant::now();
-                    let mean = hyper_mean(graph.as_ref(), &z, tables, rect.grid())?;
-                    let in_graph = before.elapsed();
-                    let latent = tables.walk(header.quality, &z, &mean, rect.grid(), |table, _, _| {
-                        Ok(decoder.decode_symbol(table))
-                    })?;
-                    decoder.finish()?;
-                    if checksum_i16(&latent) != stored {
-                        return Err(Error::Diverged { tile, engine: model.engine_name() });
-                    }
-                    Ok((latent, in_graph, began.elapsed() - in_graph))
+                    let (began, mut in_graph) = (Instant::now(), Duration::ZERO);
+                    let mut hyper_synthesis = |z: &[i8]| {
+                        let before = Instant::now();
+                        let mean = hyper_mean(graph.as_ref(), z, tables, rect.grid());
+                        in_graph = before.elapsed();
+                        mean
+                    };
+                    let (payload, level, grid) = (&parts.latents[tile], header.quality, rect.grid());
+                    let state = match before {
+                        Some(before) if payload.is_empty() => before.tiles[tile].clone(),
+                        _ => {
+                            let (stored, data) = split_checksum(payload, tile)?;
+                            let state = match before {
+                                None => key_tile(tables, level, grid, data, &mut hyper_synthesis)?,
+                                Some(before) => {
+                                    let before = &before.tiles[tile];
+                                    delta_tile(tables, level, grid, data, before, &mut hyper_synthesis)?
+                                }
+                            };
+                            if checksum_i16(&state.latent) != stored {
+                                return Err(Error::Diverged { tile, engine: model.engine_name() });
+                            }
+                            state
+                        }
+                    };
+                    Ok((state, in_graph, began.elapsed() - in_graph))
                 })?;
                 times.hyper_synthesis = decoded.iter().map(|(_, time, _)| *time).sum();
                 times.entropy = decoded.iter().map(|(_, _, time)| *time).sum();
-                let parts = decoded.into_iter().map(|(values, ..)| values);
-                Latent::Exact(place(grid, model.channels(), &rects, parts))
+                let states: Vec<TileState> = decoded.into_iter().map(|(state, ..)| state).collect();
+                let parts = states.iter().map(|state| state.latent.as_slice());
+                let whole = place(grid, model.channels(), &rects, parts);
+                tiles = Some(states);
+                Latent::Exact(whole)
             }
             (None, None) => return Err(Error::corrupt("neither tables nor a quantiser")),
         };
         self.times = times;
-        Ok((grid, latent))
+        Ok((grid, latent, tiles))
     }
 }
 
@@ -554,8 +660,57 @@ impl Windows<'_> {
     }
 }
 
+/// A tile of a key picture.
+fn key_tile(
+    tables: &Tables,
+    level: u8,
+    grid: Grid,
+    data: &[u8],
+    hyper_synthesis: &mut dyn FnMut(&[i8]) -> Result<Vec<f32>, Error>,
+) -> Result<TileState, Error> {
+    let mut decoder = RangeDecoder::new(data);
+    let hyper = tables.decode_hyper(level, grid, &mut decoder)?;
+    let mean = hyper_synthesis(&hyper)?;
+    let latent = tables.walk(level, &hyper, &mean, grid, |table, _, _| Ok(decoder.decode_symbol(table)))?;
+    decoder.finish()?;
+    Ok(TileState { latent, hyper })
+}
+
+/// A tile of a delta picture in which something changed.
+fn delta_tile(
+    tables: &Tables,
+    level: u8,
+    grid: Grid,
+    data: &[u8],
+    before: &TileState,
+    hyper_synthesis: &mut dyn FnMut(&[i8]) -> Result<Vec<f32>, Error>,
+) -> Result<TileState, Error> {
+    let mut decoder = RangeDecoder::new(data);
+    let plan = Plan::decode(grid, &mut decoder);
+    let mut hyper = before.hyper.clone();
+    tables.decode_renewed(level, &mut hyper, &plan, &mut decoder)?;
+    let mean = hyper_synthesis(&hyper)?;
+    let latent = tables.walk_delta(level, &hyper, &mean, &before.latent, &plan, grid, |table, _, _, _| {
+        Ok(decoder.decode_symbol(table))
+    })?;
+    decoder.finish()?;
+    Ok(TileState { latent, hyper })
+}
+
+/// A picture that is decoded but for its pixels.
+#[derive(Debug)]
+struct Known {
+    model: Model,
+    parts: Parts,
+    grid: Grid,
+    latent: Latent,
+    tiles: Option<Vec<TileState>>,
+}
+
 /// The chunks that make the picture.
+#[derive(Debug)]
 struct Parts {
+    before: Option<ReferenceName>,
     coding: Option<Coding>,
     alpha: Option<(AlphaDepth, Vec<u8>)>,
     latents: Vec<Vec<u8>>,
@@ -577,15 +732,12 @@ fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
 }
 
 /// Tiles (C, H, W) each to one latent of the whole picture.
-pub(crate) fn place<T: Copy + Default>(
+pub(crate) fn place<'a, T: Copy + Default + 'a>(
     grid: Grid,
     channels: usize,
     rects: &[Rect],
-    parts: impl Iterator<Item = Vec<T>>,
+    parts: impl Iterator<Item = &'a [T]>,
 ) -> Vec<T> {
-    if rects.len() == 1 {
-        return parts.flatten().collect();
-    }
     let mut whole = vec![T::default(); channels * grid.area()];
     for (rect, part) in rects.iter().zip(parts) {
         for (line, values) in part.chunks_exact(rect.width).enumerate() {

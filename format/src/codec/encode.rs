@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sdl_onnx::{Graph, TensorView, role};
 
 use super::decode::{DecodeOptions, Decoder, place};
+use super::delta::{Kept, ReferenceName, delta_tile};
 use super::denoise::{self, Denoise, Denoising};
 use super::model::Model;
 use super::plan::TilePlan;
@@ -15,6 +16,7 @@ use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
 use crate::entropy::{LatentShape, RangeEncoder};
 use crate::latent::codebook::Codebook;
+use crate::latent::delta::TileState;
 use crate::latent::palette::{MAX_ENTRIES, Palette};
 use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, HYPER_CLIP, Tables, quantise};
@@ -219,6 +221,8 @@ pub struct Encoded {
     pub latent_error: Option<f64>,
     /// Weight of a bit in rounding.
     pub(crate) strength: f32,
+    /// It is a delta picture: only a decoder that has the one before it can decode it.
+    pub delta: bool,
 }
 
 /// Encodes with the built-in model, or the one that the options name.
@@ -244,27 +248,7 @@ pub(crate) fn model_of(options: &EncodeOptions) -> Result<Model, Error> {
 ///
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
-    options.check()?;
-    model.require(options.synthesis.role())?;
-    let encoder = Encoder::new(model, picture, options)?;
-    let size = match options.rate {
-        Rate::Quality(quality) => {
-            let point = encoder.point(quality, options.strength());
-            return if encoder.searches { encoder.search(point, true) } else { encoder.file(point) };
-        }
-        Rate::Size(bytes) => bytes,
-        Rate::BitsPerPixel(bits) => {
-            let pixels = f64::from(picture.width()) * f64::from(picture.height());
-            (bits * pixels / 8.0).floor() as u64
-        }
-    };
-    let found = rate::search(&encoder, size, options.strength())?;
-    if !encoder.searches {
-        return Ok(found);
-    }
-    // The same bytes but for what is said of denoising, which the search for the size has counted.
-    encoder
-        .search(Point { quality: found.quality, strength: found.strength, denoising: found.denoising }, false)
+    Ok(Encoder::checked(model, picture, options)?.encode(options, None)?.0)
 }
 
 /// Where on the curve of rate and distortion to encode.
@@ -277,11 +261,24 @@ pub(crate) struct Point {
     pub denoising: Option<Denoising>,
 }
 
+/// A file, and its tiles for the picture after it.
+pub(crate) struct Coded {
+    pub encoded: Encoded,
+    pub tiles: Vec<TileState>,
+}
+
+impl Coded {
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.encoded.bytes.len() as u64
+    }
+}
+
 /// A picture whose latent is known: files of any quality can be made of it.
 pub(crate) struct Encoder<'a> {
     model: &'a Model,
     picture: &'a Picture,
-    options: &'a EncodeOptions,
+    options: EncodeOptions,
     grid: Grid,
     tiles: Vec<(Rect, Vec<f32>)>,
     /// The scaled latent of the whole picture, (C, H, W); empty with trained tables.
@@ -291,7 +288,7 @@ pub(crate) struct Encoder<'a> {
     method: Method,
     alpha: Option<Vec<u8>>,
     tiles_at_once: usize,
-    hyper: Option<(Arc<dyn Graph>, Arc<dyn Graph>)>,
+    hyper: Option<Hyper>,
     /// abar of the denoiser's schedule, where files shall be denoised.
     schedule: Option<Vec<f64>>,
     searches: bool,
@@ -305,7 +302,13 @@ enum Coder {
 }
 
 impl<'a> Encoder<'a> {
-    fn new(model: &'a Model, picture: &'a Picture, options: &'a EncodeOptions) -> Result<Self, Error> {
+    pub fn checked(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
+        options.check()?;
+        model.require(options.synthesis.role())?;
+        Self::new(model, picture, options)
+    }
+
+    fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         let method = method_for(model, options.method)?;
         let schedule = schedule_for(model, method, options.denoise)?;
         let (tiles_at_once, threads) = model.share(parallel::thread_count(options.threads));
@@ -317,10 +320,10 @@ impl<'a> Encoder<'a> {
             analysis::analyse(model, graph.as_ref(), picture, grid, rect)
         })?;
         let hyper = match model.tables() {
-            Some(_) => Some((
-                model.graph(role::HYPER_ANALYSIS, threads)?,
-                model.graph(role::HYPER_SYNTHESIS, threads)?,
-            )),
+            Some(_) => Some(Hyper {
+                analysis: model.graph(role::HYPER_ANALYSIS, threads)?,
+                synthesis: model.graph(role::HYPER_SYNTHESIS, threads)?,
+            }),
             None => None,
         };
         let alpha =
@@ -329,12 +332,12 @@ impl<'a> Encoder<'a> {
         let latents: Vec<Vec<f32>> = analysed.into_iter().map(|analysed| analysed.latent).collect();
         let whole = match method {
             Method::Trained => Vec::new(),
-            _ => place(grid, model.channels(), &rects, latents.iter().cloned()),
+            _ => place(grid, model.channels(), &rects, latents.iter().map(Vec::as_slice)),
         };
         Ok(Encoder {
             model,
             picture,
-            options,
+            options: options.clone(),
             grid,
             tiles: rects.into_iter().zip(latents).collect(),
             whole,
@@ -372,8 +375,51 @@ impl<'a> Encoder<'a> {
         Point { quality, strength, denoising }
     }
 
+    /// The file that the options ask for, against the picture `before` if one is given.
+    pub fn encode(
+        &self,
+        options: &EncodeOptions,
+        before: Option<&Kept>,
+    ) -> Result<(Encoded, Vec<TileState>), Error> {
+        let strength = options.strength();
+        let file = |quality, strength| self.file(self.point(quality, strength), before);
+        let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
+        let coded = match options.rate {
+            Rate::Quality(quality) => file(quality, strength)?,
+            Rate::Size(bytes) => rate::search(&file, bytes, strength)?,
+            Rate::BitsPerPixel(bits) => rate::search(&file, (bits * pixels / 8.0).floor() as u64, strength)?,
+        };
+        let Coded { encoded, tiles } = coded;
+        if !self.searches {
+            return Ok((encoded, tiles));
+        }
+        let Encoded { quality, strength, denoising, .. } = encoded;
+        // The search for a size has counted what is said of denoising; its quantiser stays.
+        let free = matches!(options.rate, Rate::Quality(_));
+        Ok((self.search(Point { quality, strength, denoising }, free)?, tiles))
+    }
+
+    /// Whether this picture may be coded against another one.
+    pub fn follows(&self, before: &Kept) -> bool {
+        before.size == (self.picture.width(), self.picture.height())
+            && before.bundle == self.model.reference()
+            && before.alpha.as_ref().map(|(depth, _)| *depth) == self.picture.alpha().map(crate::Alpha::depth)
+    }
+
+    /// What is kept for the picture after this one.
+    pub fn kept(&self, name: ReferenceName, tiles: Vec<TileState>) -> Kept {
+        let depth = self.picture.alpha().map(crate::Alpha::depth);
+        Kept {
+            name,
+            size: (self.picture.width(), self.picture.height()),
+            bundle: self.model.reference(),
+            alpha: depth.zip(self.alpha.clone()),
+            tiles,
+        }
+    }
+
     /// The whole file.
-    pub fn file(&self, point: Point) -> Result<Encoded, Error> {
+    fn file(&self, point: Point, before: Option<&Kept>) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -387,6 +433,9 @@ impl<'a> Encoder<'a> {
             duration: self.options.duration,
         };
         let mut writer = ChunkWriter::new(header);
+        if let Some(before) = before {
+            writer.push(chunk_type::BEFORE, before.name.0.to_vec());
+        }
         metadata::write(&self.picture.metadata, &mut writer)?;
         if matches!(self.model.reference(), BundleRef::Named(_)) {
             let label = self.model.bundle().manifest().label();
@@ -409,41 +458,53 @@ impl<'a> Encoder<'a> {
             }
             _ => {}
         }
-        if let Some(alpha) = &self.alpha {
+        let old = before.and_then(|before| before.alpha.as_ref()).map(|(_, old)| old);
+        if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
-        let coded = parallel::map(&self.tiles, self.tiles_at_once, |_, (rect, latent)| {
-            match (&coder, self.model.tables(), &self.hyper) {
-                (Coder::Trained, Some(tables), Some((analysis, synthesis))) => {
-                    let (analysis, synthesis) = (analysis.as_ref(), synthesis.as_ref());
-                    trained_tile(tables, analysis, synthesis, rect.grid(), latent, point)
-                        .map(|payload| (payload, 0.0))
+        let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
+            let grid = rect.grid();
+            match (&coder, self.model.tables(), &self.hyper, before) {
+                (Coder::Trained, Some(tables), Some(hyper), Some(before)) => {
+                    let (payload, state) =
+                        delta_tile(tables, hyper, grid, latent, point, &before.tiles[tile])?;
+                    Ok((payload, state, 0.0))
                 }
-                (Coder::Scalar(quantiser), ..) => scalar_tile(quantiser, rect.grid(), latent, point.strength),
-                (Coder::Vectors { codebook, indices, .. }, ..) => {
+                (Coder::Trained, Some(tables), Some(hyper), None) => {
+                    let (payload, state) = trained_tile(tables, hyper, grid, latent, point)?;
+                    Ok((payload, state, 0.0))
+                }
+                (Coder::Scalar(quantiser), _, _, None) => {
+                    let (payload, error) = scalar_tile(quantiser, grid, latent, point.strength)?;
+                    Ok((payload, TileState::default(), error))
+                }
+                (Coder::Vectors { codebook, indices, .. }, _, _, None) => {
                     let indices: Vec<u32> = (rect.y..rect.y + rect.height)
                         .flat_map(|y| &indices[y * self.grid.width + rect.x..][..rect.width])
                         .copied()
                         .collect();
                     let error = squared_error(&codebook.latent(&indices), latent);
-                    Ok((codebook.encode_tile(&indices, rect.grid())?, error))
+                    Ok((codebook.encode_tile(&indices, grid)?, TileState::default(), error))
                 }
                 _ => Err(Error::corrupt("a model without the tables that it was said to have")),
             }
         })?;
-        let mut error = 0.0;
-        for (payload, tile_error) in coded {
+        let (mut tiles, mut error) = (Vec::with_capacity(coded.len()), 0.0);
+        for (payload, tile, tile_error) in coded {
             writer.push(chunk_type::LATENT, payload);
+            tiles.push(tile);
             error += tile_error;
         }
         let trained = matches!(coder, Coder::Trained);
-        Ok(Encoded {
+        let encoded = Encoded {
             bytes: writer.finish()?,
             quality: point.quality,
+            delta: before.is_some(),
             denoising: point.denoising,
             latent_error: (!trained).then(|| error / self.whole.len() as f64),
             strength: point.strength,
-        })
+        };
+        Ok(Coded { encoded, tiles })
     }
 
     /// How the latent is coded at a quality.
@@ -491,7 +552,7 @@ impl<'a> Encoder<'a> {
     /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
         const COARSER: [u8; 4] = [0, 2, 4, 8];
-        let plain = self.file(Point { denoising: None, ..point })?;
+        let plain = self.file(Point { denoising: None, ..point }, None)?.encoded;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;
         let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
@@ -505,7 +566,7 @@ impl<'a> Encoder<'a> {
                     round * candidates.len() + done,
                     COARSER.len() * candidates.len(),
                 )?;
-                let file = self.file(candidate)?;
+                let file = self.file(candidate, None)?.encoded;
                 let distance = self.distance(&file.bytes)?;
                 if distance < nearest.0 {
                     nearest = (distance, Some(file));
@@ -608,26 +669,51 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
+/// The graphs around the hyper-latent.
+pub(crate) struct Hyper {
+    analysis: Arc<dyn Graph>,
+    pub synthesis: Arc<dyn Graph>,
+}
+
+impl Hyper {
+    /// The latent in symbol units, on the padded grid.
+    pub fn scale(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Vec<f32> {
+        let mut scaled = Vec::with_capacity(latent.len());
+        for (c, plane) in latent.chunks_exact(grid.padded().area()).enumerate() {
+            let gain = tables.gain(level, c);
+            scaled.extend(plane.iter().map(|v| v * gain));
+        }
+        scaled
+    }
+
+    /// The hyper-latent of a scaled latent.
+    pub fn analyse(&self, tables: &Tables, grid: Grid, scaled: &[f32]) -> Result<Vec<i8>, Error> {
+        let padded = grid.padded();
+        let shape = [1, tables.channels, padded.height, padded.width];
+        let z = run(self.analysis.as_ref(), &TensorView::f32(&shape, scaled)?)?;
+        let limit = HYPER_CLIP as f32;
+        Ok(z.iter().map(|v| v.round_ties_even().clamp(-limit, limit) as i8).collect())
+    }
+}
+
 /// The payload of a latent chunk: checksum of the latent, then the range coder's bytes.
+pub(crate) fn payload(latent: &[i16], encoder: RangeEncoder) -> Vec<u8> {
+    let mut payload = checksum_i16(latent).to_le_bytes().to_vec();
+    payload.extend(encoder.finish());
+    payload
+}
+
 fn trained_tile(
     tables: &Tables,
-    analysis: &dyn Graph,
-    synthesis: &dyn Graph,
+    hyper: &Hyper,
     grid: Grid,
     latent: &[f32],
     point: Point,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(Vec<u8>, TileState), Error> {
     let padded = grid.padded();
-    let mut scaled = Vec::with_capacity(latent.len());
-    for (c, plane) in latent.chunks_exact(padded.area()).enumerate() {
-        let gain = tables.gain(point.quality, c);
-        scaled.extend(plane.iter().map(|v| v * gain));
-    }
-    let shape = [1, tables.channels, padded.height, padded.width];
-    let z = run(analysis, &TensorView::f32(&shape, &scaled)?)?;
-    let limit = HYPER_CLIP as f32;
-    let z: Vec<i8> = z.iter().map(|v| v.round_ties_even().clamp(-limit, limit) as i8).collect();
-    let mean = hyper_mean(synthesis, &z, tables, grid)?;
+    let scaled = hyper.scale(tables, point.quality, grid, latent);
+    let z = hyper.analyse(tables, grid, &scaled)?;
+    let mean = hyper_mean(hyper.synthesis.as_ref(), &z, tables, grid)?;
 
     let mut encoder = RangeEncoder::new();
     tables.encode_hyper(point.quality, &z, grid, &mut encoder)?;
@@ -639,9 +725,7 @@ fn trained_tile(
         encoder.encode_symbol(table, symbol)?;
         Ok(symbol)
     })?;
-    let mut payload = checksum_i16(&coded).to_le_bytes().to_vec();
-    payload.extend(encoder.finish());
-    Ok(payload)
+    Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
 }
 
 /// The payload of a latent chunk, and the squared error of what it stands for.

@@ -2,12 +2,13 @@
 //!
 //! The stages, one module each: [`tiles`] (what is worked on at a time), [`analysis`] and [`synthesis`] (the graphs),
 //! [`plan`] and [`blend`] (models that show where they are cut), [`denoise`], [`encode`] and [`decode`] (the order of it all),
-//! [`rate`] (how to hit a size).
+//! [`delta`] (one picture after the other), [`rate`] (how to hit a size).
 
 mod alpha;
 mod analysis;
 mod blend;
 mod decode;
+mod delta;
 mod denoise;
 mod encode;
 mod metadata;
@@ -20,6 +21,7 @@ mod synthesis;
 mod tiles;
 
 pub use decode::{DecodeOptions, Decoder, StageTimes, Verified, decode};
+pub use delta::{Analysed, Reference, ReferenceName, SequenceDecoder, SequenceEncoder};
 pub use denoise::{Denoise, Denoising};
 #[cfg(feature = "image")]
 pub(crate) use encode::model_of;

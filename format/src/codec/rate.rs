@@ -1,6 +1,6 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::encode::{Encoded, Encoder, STRENGTH};
+use super::encode::{Coded, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -10,11 +10,14 @@ const REFINEMENTS: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
-/// The best file of at most `size` bytes.
-pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<Encoded, Error> {
-    let file = |quality: u8, strength: f32| encoder.file(encoder.point(quality, strength));
-    let fits = |file: &Encoded| file.bytes.len() as u64 <= size;
-    let close = |file: &Encoded| file.bytes.len() as f64 >= CLOSE * size as f64;
+/// The best file of at most `size` bytes that `file` makes, given a quality and the strength of rounding.
+pub(crate) fn search(
+    file: &dyn Fn(u8, f32) -> Result<Coded, Error>,
+    size: u64,
+    strength: f32,
+) -> Result<Coded, Error> {
+    let fits = |coded: &Coded| coded.len() <= size;
+    let close = |coded: &Coded| coded.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
     let largest = file(high, strength)?;
@@ -28,7 +31,7 @@ pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<
         if fits(&harder) {
             return Ok(harder);
         }
-        let smallest = harder.bytes.len().min(best.bytes.len()) as u64;
+        let smallest = harder.len().min(best.len());
         return Err(Error::Target { smallest, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
@@ -49,7 +52,7 @@ pub(crate) fn search(encoder: &Encoder<'_>, size: u64, strength: f32) -> Result<
             let found = file(high, middle)?;
             if fits(&found) {
                 strong = middle;
-                if found.bytes.len() > best.bytes.len() {
+                if found.len() > best.len() {
                     best = found;
                 }
                 if close(&best) {

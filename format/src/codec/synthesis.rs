@@ -65,6 +65,7 @@ impl FromStr for Synthesis {
 }
 
 /// A latent of a whole picture, (C, H, W).
+#[derive(Debug)]
 pub(crate) enum Latent {
     /// Of a bit-exact bundle: integers.
     Exact(Vec<i16>),

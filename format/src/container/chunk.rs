@@ -9,6 +9,8 @@ use crate::{Error, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES};
 
 /// The types of chunks, in the order in which they may stand.
 pub(crate) mod chunk_type {
+    /// Name of the picture that this one is coded against.
+    pub const BEFORE: u8 = b'B';
     /// ICC profile of the source.
     pub const ICC: u8 = b'i';
     /// Exif, without the prefix `Exif\0\0`.
@@ -29,7 +31,8 @@ pub(crate) mod chunk_type {
     pub const LATENT: u8 = b'L';
 }
 
-const KNOWN: [u8; 9] = [
+const KNOWN: [u8; 10] = [
+    chunk_type::BEFORE,
     chunk_type::ICC,
     chunk_type::EXIF,
     chunk_type::XMP,
@@ -60,6 +63,7 @@ impl ChunkInfo {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.kind {
+            chunk_type::BEFORE => "reference",
             chunk_type::ICC => "ICC profile",
             chunk_type::EXIF => "Exif",
             chunk_type::XMP => "XMP",
@@ -72,6 +76,14 @@ impl ChunkInfo {
             _ => "unknown",
         }
     }
+}
+
+/// Whether the beginning of a file is that of a delta picture, which needs the picture before it. The header and one byte behind it
+/// say so; where they are not there, the answer is no.
+#[must_use]
+pub fn is_delta(file: &[u8]) -> bool {
+    let header = Header::parse(&file[..file.len().min(MAX_HEADER_BYTES)]).ok().flatten();
+    header.is_some_and(|header| file.get(header.size()) == Some(&chunk_type::BEFORE))
 }
 
 /// Puts a file together.
@@ -132,6 +144,8 @@ pub(crate) struct ChunkReader<R> {
     header: Header,
     head: Vec<u8>,
     position: u64,
+    /// Of every byte that has been read.
+    hash: blake3::Hasher,
     /// What has been read, for those who ask what a file consists of.
     seen: Vec<ChunkInfo>,
 }
@@ -148,7 +162,9 @@ impl<R: Read> ChunkReader<R> {
             head.truncate(before + read);
             if let Some(header) = Header::parse(&head)? {
                 let position = head.len() as u64;
-                return Ok(ChunkReader { input, header, head, position, seen: Vec::new() });
+                let mut hash = blake3::Hasher::new();
+                hash.update(&head);
+                return Ok(ChunkReader { input, header, head, position, hash, seen: Vec::new() });
             }
             if before + read < wanted {
                 return Err(Error::Truncated { found: head.len() as u64, place: "header" });
@@ -166,6 +182,11 @@ impl<R: Read> ChunkReader<R> {
         &self.seen
     }
 
+    /// The hash of what has been read: of the file, when the end has been reached.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hash.finalize()
+    }
+
     fn left(&self) -> u64 {
         u64::from(self.header.length).saturating_sub(self.position)
     }
@@ -181,6 +202,7 @@ impl<R: Read> ChunkReader<R> {
             return Err(Error::Truncated { found: self.position, place });
         }
         self.position += 1;
+        self.hash.update(&byte);
         Ok(byte[0])
     }
 
@@ -238,6 +260,7 @@ impl<R: Read> ChunkReader<R> {
                 }
             }
             crc = crc32c::crc32c_append(crc, &payload);
+            self.hash.update(&payload);
             let mut stored = [0; 4];
             for byte in &mut stored {
                 *byte = self.byte("checksum")?;

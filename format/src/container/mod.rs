@@ -3,7 +3,7 @@
 mod chunk;
 mod header;
 
-pub use chunk::ChunkInfo;
+pub use chunk::{ChunkInfo, is_delta};
 pub(crate) use chunk::{ChunkReader, ChunkWriter, chunk_type};
 pub use header::{AlphaDepth, BundleRef, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES, Method, SIGNATURE};
 

@@ -428,7 +428,7 @@ impl LeastSquares {
 
 /// A running average whose rate falls from 1/(n + 1.6) to a floor.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Average {
+pub(crate) struct Average {
     pub value: i32,
     pub count: u32,
 }

@@ -1,9 +1,10 @@
 //! Latents to symbols and back.
 //!
-//! [`trained`]: bundles with a hyper-latent and frequency tables. All others: [`scalar`] by the universal coder, [`palette`] and
-//! [`codebook`] by the coder of indices.
+//! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before. All others:
+//! [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
 
 pub(crate) mod codebook;
+pub(crate) mod delta;
 pub(crate) mod palette;
 pub(crate) mod scalar;
 pub(crate) mod trained;

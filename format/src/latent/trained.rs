@@ -12,17 +12,17 @@ use crate::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
 /// Latent positions per hyper-latent position, each way.
 pub(crate) const HYPER: usize = 4;
 /// Means are integers of 1/16 symbol.
-const MEAN_BITS: u32 = 4;
+pub(super) const MEAN_BITS: u32 = 4;
 /// Fraction bits of the scale index, of the context weights and of the step.
-const INDEX_BITS: u32 = 8;
-const CONTEXT_BITS: u32 = 8;
-const UNGAIN_BITS: u32 = 11;
+pub(super) const INDEX_BITS: u32 = 8;
+pub(super) const CONTEXT_BITS: u32 = 8;
+pub(super) const UNGAIN_BITS: u32 = 11;
 /// The latent that the synthesis graph takes lies within this.
-const LATENT_CLIP: i64 = 2047;
+pub(super) const LATENT_CLIP: i64 = 2047;
 /// The hyper-latent lies within this.
 pub(crate) const HYPER_CLIP: i32 = 127;
 /// round(256 ln(1 + n)): what the magnitudes of four neighbours say of the scale.
-const MAGNITUDE: [i32; 32] = [
+pub(super) const MAGNITUDE: [i32; 32] = [
     0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779,
     791, 803, 814, 824, 834, 844, 853, 862, 871, 879, 887,
 ];
@@ -31,7 +31,7 @@ const MAX_CHANNELS: usize = 1024;
 /// With more, the sum that gives a scale index could leave 32 bits.
 const MAX_HYPER_CHANNELS: usize = 256;
 /// Means lie within this.
-const MEAN_CLIP: i32 = 32767;
+pub(super) const MEAN_CLIP: i32 = 32767;
 
 /// Size of the latent of one tile: positions that are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +65,18 @@ pub(crate) struct Tables {
     levels: usize,
     scale_map: Vec<i16>,
     scale_bias: Vec<i16>,
-    context_scale: Vec<i16>,
-    context_mean: Vec<i16>,
+    pub(super) context_scale: Vec<i16>,
+    pub(super) context_mean: Vec<i16>,
     hyper_mean: Vec<i8>,
     hyper_index: Vec<u8>,
     ungain: Vec<u16>,
     gain: Vec<f32>,
-    cdf: CdfSet,
+    pub(super) cdf: CdfSet,
 }
 
 /// x / 2^bits to the nearest integer, halves towards plus infinity.
 #[inline(always)]
-fn shift_round(x: i32, bits: u32) -> i32 {
+pub(super) fn shift_round(x: i32, bits: u32) -> i32 {
     (x + (1 << (bits - 1))) >> bits
 }
 
@@ -133,6 +133,11 @@ impl Tables {
         self.gain[self.row(level) * self.channels + channel]
     }
 
+    /// The step of a channel in the latent of the synthesis graph: 1/2048 for each 1/16 symbol.
+    pub fn ungain(&self, level: u8, channel: usize) -> u16 {
+        self.ungain[self.row(level) * self.channels + channel]
+    }
+
     fn row(&self, level: u8) -> usize {
         usize::from(level).min(self.levels - 1)
     }
@@ -166,24 +171,26 @@ impl Tables {
         for k in 0..self.hyper_channels {
             let (mean, table) = self.hyper_model(level, k);
             for _ in 0..area {
-                let value = decoder.decode_symbol(table) + mean;
-                let value = i8::try_from(value)
-                    .ok()
-                    .filter(|v| i32::from(*v).abs() <= HYPER_CLIP)
-                    .ok_or_else(|| Error::corrupt("a hyper-latent value is out of range"))?;
-                z.push(value);
+                z.push(hyper_value(decoder.decode_symbol(table) + mean)?);
             }
         }
         Ok(z)
     }
 
-    fn hyper_model(&self, level: u8, k: usize) -> (i32, &CdfTable) {
+    pub(super) fn hyper_model(&self, level: u8, k: usize) -> (i32, &CdfTable) {
         let at = self.row(level) * self.hyper_channels + k;
         (i32::from(self.hyper_mean[at]), &self.cdf[usize::from(self.hyper_index[at])])
     }
 
-    /// Scale indices before the context, in 1/256: (C, H, W).
-    fn scale_indices(&self, level: u8, z: &[i8], grid: Grid) -> Vec<i32> {
+    /// Scale indices before the context, in 1/256: (C, H, W). `wanted` says at which hyper-latent positions they are needed;
+    /// elsewhere they are 0.
+    pub(super) fn scale_indices(
+        &self,
+        level: u8,
+        z: &[i8],
+        grid: Grid,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Vec<i32> {
         let (c, k) = (self.channels, self.hyper_channels);
         let hyper = grid.hyper();
         let bias = &self.scale_bias[self.row(level) * c..][..c];
@@ -191,6 +198,9 @@ impl Tables {
         let mut column = vec![0i16; k];
         for zy in 0..hyper.height {
             for zx in 0..hyper.width {
+                if !wanted(zy * hyper.width + zx) {
+                    continue;
+                }
                 for (channel, value) in column.iter_mut().enumerate() {
                     *value = i16::from(z[(channel * hyper.height + zy) * hyper.width + zx]);
                 }
@@ -225,7 +235,7 @@ impl Tables {
         mut symbol: impl FnMut(&CdfTable, usize, i32) -> Result<i32, Error>,
     ) -> Result<Vec<i16>, Error> {
         let Grid { height, width } = grid;
-        let indices = self.scale_indices(level, z, grid);
+        let indices = self.scale_indices(level, z, grid, |_| true);
         let padded = grid.padded();
         let mut latent = vec![0i16; self.channels * grid.area()];
         // Symbols of one channel with a border of zeros.
@@ -286,6 +296,14 @@ impl Tables {
         }
         Ok(latent)
     }
+}
+
+/// A decoded hyper-latent value, if it is one.
+pub(super) fn hyper_value(value: i32) -> Result<i8, Error> {
+    i8::try_from(value)
+        .ok()
+        .filter(|v| i32::from(*v).abs() <= HYPER_CLIP)
+        .ok_or_else(|| Error::corrupt("a hyper-latent value is out of range"))
 }
 
 /// The symbol for a scaled latent value: nearest to it, or with `strength` above 0 the one of least error plus bits.

@@ -12,6 +12,7 @@ use gst_video::video_codec_state::Readable;
 use gst_video::{VideoCodecFrame, VideoCodecState, VideoFormat};
 use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model};
 
+use crate::chain::{Chain, Link};
 use crate::convert;
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
 use crate::settings::{AUTO, cannot_run, engine, is_live, latency, tile_threads, worker_count};
@@ -58,9 +59,21 @@ struct Decoded {
     time: Duration,
 }
 
+/// What became of a picture.
+enum Outcome {
+    Shown(Decoded),
+    /// It came too late to be shown.
+    Late,
+}
+
 struct State {
     models: HashMap<BundleRef, Model>,
-    workers: Workers<u32, Result<Decoded, Error>>,
+    workers: Workers<u32, Result<Outcome, Error>>,
+    chain: Chain,
+    /// There are delta pictures in this stream: a late picture may be the reference of one.
+    has_delta: bool,
+    /// Delta pictures cannot be decoded before the next key picture.
+    waiting: bool,
     input: Option<VideoCodecState<'static, Readable>>,
     /// Format and size of the output.
     output: Option<(VideoFormat, u32, u32)>,
@@ -116,13 +129,19 @@ impl SdlDec {
     fn finish_frame(
         &self,
         number: u32,
-        outcome: Result<Result<Decoded, Error>, Lost>,
+        outcome: Result<Result<Outcome, Error>, Lost>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
         let number = i32::try_from(number).map_err(|_| gst::FlowError::Error)?;
         let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
         let decoded = match outcome {
-            Ok(Ok(decoded)) => decoded,
+            Ok(Ok(Outcome::Shown(decoded))) => decoded,
+            Ok(Ok(Outcome::Late)) => return obj.drop_frame(frame),
+            Ok(Err(error @ Error::MissingReference { .. })) => {
+                obj.release_frame(frame);
+                self.wait_for_key(&error);
+                return Ok(gst::FlowSuccess::Ok);
+            }
             Ok(Err(error)) => {
                 obj.release_frame(frame);
                 return self.report(&error);
@@ -134,6 +153,9 @@ impl SdlDec {
             }
         };
         gst::log!(CAT, imp = self, "frame {number}: decoded in {:?}", decoded.time);
+        if let Some(state) = self.state().as_mut() {
+            state.waiting = false;
+        }
         self.negotiate_for(&decoded.header)?;
         self.send_tags(decoded.metadata);
         let row = decoded.samples.len() / usize::from(decoded.header.height);
@@ -145,6 +167,25 @@ impl SdlDec {
             self.copy_rows(&mut frame, &decoded.samples, row)?;
         }
         obj.finish_frame(frame)
+    }
+
+    /// A delta picture whose reference was lost, or has never been there: said once, and a key picture is asked for.
+    fn wait_for_key(&self, error: &Error) {
+        let first = match self.state().as_mut() {
+            Some(state) => !std::mem::replace(&mut state.waiting, true),
+            None => false,
+        };
+        gst::debug!(CAT, imp = self, "{error}");
+        if first {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Decode,
+                ("Waiting for the next key picture"),
+                ["{error}"]
+            );
+            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(false).build();
+            self.obj().sink_pad().push_event(event);
+        }
     }
 
     /// A picture that cannot be shown: a warning, and an error beyond `max-errors`.
@@ -256,6 +297,33 @@ impl SdlDec {
     }
 }
 
+/// The work on a picture, on any thread. Of one that is late, only what the next one needs.
+fn decode(
+    mut decoder: Decoder<Cursor<&[u8]>>,
+    header: Header,
+    options: &DecodeOptions,
+    delta: bool,
+    link: Link,
+    late: bool,
+) -> Result<Outcome, Error> {
+    let mut time = Duration::ZERO;
+    // Waiting for the picture before is no time of this one.
+    link.pass(!delta, |before| {
+        let start = Instant::now();
+        let reference = decoder.follow(before, options)?;
+        time = start.elapsed();
+        Ok(((), reference))
+    })?;
+    if late {
+        return Ok(Outcome::Late);
+    }
+    let start = Instant::now();
+    let mut picture = decoder.decode(options)?;
+    time += start.elapsed();
+    let metadata = std::mem::take(&mut picture.metadata);
+    Ok(Outcome::Shown(Decoded { header, samples: convert::samples(picture), metadata, time }))
+}
+
 /// Whether the caps promise one whole picture a buffer, as those of demuxers do.
 fn is_parsed(state: &VideoCodecState<'static, Readable>) -> bool {
     let structure = state.caps().and_then(|caps| caps.structure(0));
@@ -319,6 +387,9 @@ impl VideoDecoderImpl for SdlDec {
         *self.state() = Some(State {
             models: HashMap::new(),
             workers,
+            chain: Chain::default(),
+            has_delta: false,
+            waiting: false,
             input: None,
             output: None,
             metadata: Metadata::default(),
@@ -415,17 +486,25 @@ impl VideoDecoderImpl for SdlDec {
 
     fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
-        if obj.is_qos() && obj.max_decode_time(&frame) < 0 {
-            gst::debug!(CAT, imp = self, "frame {} is late", frame.system_frame_number());
-            return obj.drop_frame(frame);
-        }
-        let settings = self.settings().clone();
         let number = frame.system_frame_number();
+        let late = obj.is_qos() && obj.max_decode_time(&frame) < 0;
         let buffer = frame.input_buffer_owned();
-        drop(frame);
         let Some(buffer) = buffer.and_then(|buffer| buffer.into_mapped_buffer_readable().ok()) else {
             return Err(gst::FlowError::Error);
         };
+        let delta = image_sdl::is_delta(&buffer);
+        let has_delta = self.state().as_mut().is_some_and(|state| {
+            state.has_delta |= delta;
+            state.has_delta
+        });
+        if late {
+            gst::debug!(CAT, imp = self, "frame {number} is late");
+            if !has_delta {
+                return obj.drop_frame(frame);
+            }
+        }
+        drop(frame);
+        let settings = self.settings().clone();
         let header = Header::parse(&buffer).and_then(|header| {
             header.ok_or(Error::Truncated { found: buffer.size() as u64, place: "header" })
         });
@@ -443,13 +522,10 @@ impl VideoDecoderImpl for SdlDec {
                     let threads = tile_threads(&model, alone);
                     let options =
                         DecodeOptions::default().with_threads(threads).with_max_bytes(settings.max_alloc);
+                    let link = state.chain.link();
                     state.workers.push(number, move || {
-                        let mut decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
-                        let start = Instant::now();
-                        let mut picture = decoder.decode(&options)?;
-                        let time = start.elapsed();
-                        let metadata = std::mem::take(&mut picture.metadata);
-                        Ok(Decoded { header, samples: convert::samples(picture), metadata, time })
+                        let decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
+                        decode(decoder, header, &options, delta, link, late)
                     });
                 }
             }
@@ -468,6 +544,7 @@ impl VideoDecoderImpl for SdlDec {
     fn flush(&self) -> bool {
         if let Some(state) = self.state().as_mut() {
             state.workers.clear();
+            state.chain.cut();
             state.scanner.reset();
             state.next_look = 0;
         }

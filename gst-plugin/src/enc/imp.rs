@@ -6,10 +6,11 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoInfo};
-use image_sdl::{EncodeOptions, Error, MAX_EFFORT, Model};
+use image_sdl::{Analysed, EncodeOptions, Error, MAX_EFFORT, Model, Picture};
 
 use super::KeyFrames;
 use super::select::{self, Rules, Selector};
+use crate::chain::{Chain, Link};
 use crate::convert;
 use crate::scan::MEDIA_TYPE;
 use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, worker_count};
@@ -43,6 +44,7 @@ struct Settings {
     interval: u64,
     min_interval: u64,
     threshold: f64,
+    delta: bool,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             interval: DEFAULT_INTERVAL,
             min_interval: 0,
             threshold: DEFAULT_THRESHOLD,
+            delta: false,
         }
     }
 }
@@ -75,8 +78,13 @@ impl Settings {
     }
 
     fn rules(&self) -> Rules {
+        // Where every frame becomes a picture anyway, the interval is that of the key pictures.
+        let key_frames = match self.key_frames {
+            KeyFrames::Every if self.delta => KeyFrames::Interval,
+            other => other,
+        };
         Rules {
-            key_frames: self.key_frames,
+            key_frames,
             interval: gst::ClockTime::from_nseconds(self.interval),
             min_interval: gst::ClockTime::from_nseconds(self.min_interval),
             threshold: self.threshold,
@@ -88,6 +96,8 @@ impl Settings {
 enum Outcome {
     File {
         bytes: Vec<u8>,
+        /// It can be decoded on its own.
+        key: bool,
         /// Time spent on making a picture of the frame, and on encoding it.
         times: (Duration, Duration),
     },
@@ -102,6 +112,7 @@ struct State {
     workers: Workers<u32, Outcome>,
     info: Option<VideoInfo>,
     selector: Selector,
+    chain: Chain,
     snapshot_taken: bool,
 }
 
@@ -130,14 +141,17 @@ pub struct SdlEnc {
         blurb = "Write the duration of each frame into its picture (4 bytes), so that a file of many plays at its own speed",
         mutable_playing)]
     #[property(name = "key-frames", get, set, type = KeyFrames, member = key_frames, builder(KeyFrames::default())
-        .blurb("Which frames become pictures; frames that a force-key-unit event asks for always do").mutable_playing())]
+        .blurb("Which frames become pictures, with delta=true key pictures; frames that a force-key-unit event asks for always do").mutable_playing())]
     #[property(name = "interval", get, set, type = u64, member = interval, default = DEFAULT_INTERVAL,
-        blurb = "Time from one picture to the next with key-frames=interval, in nanoseconds", mutable_playing)]
+        blurb = "Time from one picture to the next with key-frames=interval, in nanoseconds; from one key picture to the next with delta=true, also with key-frames=every",
+        mutable_playing)]
     #[property(name = "min-interval", get, set, type = u64, member = min_interval, default = 0,
         blurb = "Least time from one picture to the next with key-frames=scene-change, in nanoseconds", mutable_playing)]
     #[property(name = "scene-change-threshold", get, set, type = f64, member = threshold, minimum = 0.0, maximum = 1.0,
         default = DEFAULT_THRESHOLD, blurb = "Mean difference of brightness from the last picture that makes a frame a new one with key-frames=scene-change, 0 to 1",
         mutable_playing)]
+    #[property(name = "delta", get, set, type = bool, member = delta, default = false,
+        blurb = "Make pictures of the frames between key pictures too, each coded as what changed since the picture before it", mutable_ready)]
     settings: Mutex<Settings>,
     /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
     state: Mutex<Option<State>>,
@@ -177,14 +191,18 @@ impl SdlEnc {
         let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
         // A frame that ends in an error stays with the base class, which frees it when the element stops.
         match outcome {
-            Ok(Outcome::File { bytes, times: (convert, encode) }) => {
+            Ok(Outcome::File { bytes, key, times: (convert, encode) }) => {
                 gst::log!(
                     CAT,
                     imp = self,
-                    "frame {number}: {} bytes; converted in {convert:?}, encoded in {encode:?}",
-                    bytes.len()
+                    "frame {number}: {} bytes, {}; converted in {convert:?}, encoded in {encode:?}",
+                    bytes.len(),
+                    if key { "key" } else { "delta" }
                 );
-                frame.set_flags(VideoCodecFrameFlags::SYNC_POINT);
+                // The base class marks all others as delta units.
+                if key {
+                    frame.set_flags(VideoCodecFrameFlags::SYNC_POINT);
+                }
                 frame.set_output_buffer(gst::Buffer::from_mut_slice(bytes));
                 obj.finish_frame(frame)
             }
@@ -229,20 +247,55 @@ impl SdlEnc {
     }
 }
 
+/// How a frame is coded.
+enum Coding {
+    /// On its own.
+    Key,
+    /// In a sequence, as a key picture or not.
+    Sequence { key: bool, link: Link },
+}
+
 /// The work on a frame, on any thread.
-fn encode(model: &Model, buffer: &gst::BufferRef, info: &VideoInfo, options: &EncodeOptions) -> Outcome {
+fn encode(
+    model: &Model,
+    buffer: &gst::BufferRef,
+    info: &VideoInfo,
+    options: &EncodeOptions,
+    coding: Coding,
+) -> Outcome {
     let start = Instant::now();
     let picture = match convert::picture(buffer, info) {
         Ok(picture) => picture,
         Err(problem) => return Outcome::Unreadable(problem),
     };
     let converted = start.elapsed();
-    match image_sdl::encode_with(model, &picture, options) {
-        Ok(encoded) => {
-            Outcome::File { bytes: encoded.bytes, times: (converted, start.elapsed() - converted) }
-        }
+    let encoded = match coding {
+        Coding::Key => image_sdl::encode_with(model, &picture, options),
+        Coding::Sequence { key, link } => encode_next(model, &picture, options, key, link),
+    };
+    match encoded {
+        Ok(encoded) => Outcome::File {
+            bytes: encoded.bytes,
+            key: !encoded.delta,
+            times: (converted, start.elapsed() - converted),
+        },
         Err(error) => Outcome::Failed(error),
     }
+}
+
+/// The next picture of a sequence: the graphs run beside those of the frame before, and only then is it waited for.
+fn encode_next(
+    model: &Model,
+    picture: &Picture,
+    options: &EncodeOptions,
+    key: bool,
+    link: Link,
+) -> Result<image_sdl::Encoded, Error> {
+    let analysed = Analysed::new(model, picture, options)?;
+    link.pass(key, |before| {
+        let (encoded, reference) = analysed.encode(before)?;
+        Ok((encoded, Some(reference)))
+    })
 }
 
 #[glib::object_subclass]
@@ -304,6 +357,11 @@ impl VideoEncoderImpl for SdlEnc {
         let wanted = settings.model.as_deref().unwrap_or_default();
         let model = Model::find(wanted, engine)
             .map_err(|e| gst::error_msg!(gst::ResourceError::NotFound, ("Cannot open the model"), ["{e}"]))?;
+        if settings.delta {
+            image_sdl::SequenceEncoder::new(model.clone()).map_err(|e| {
+                gst::error_msg!(gst::LibraryError::Settings, ("delta=true is not for this model"), ["{e}"])
+            })?;
+        }
         model.warm_up_encoder().map_err(|e| {
             gst::error_msg!(
                 gst::LibraryError::Init,
@@ -315,8 +373,14 @@ impl VideoEncoderImpl for SdlEnc {
         let threads = if model.is_large() { threads.min(1) } else { threads };
         let workers = Workers::new(threads)
             .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]))?;
-        *self.state() =
-            Some(State { model, workers, info: None, selector: Selector::default(), snapshot_taken: false });
+        *self.state() = Some(State {
+            model,
+            workers,
+            info: None,
+            selector: Selector::default(),
+            chain: Chain::default(),
+            snapshot_taken: false,
+        });
         Ok(())
     }
 
@@ -338,6 +402,7 @@ impl VideoEncoderImpl for SdlEnc {
             Some(state) => {
                 state.info = Some(info.clone());
                 state.selector.reset();
+                state.chain.cut();
                 state.workers.threads()
             }
             None => 0,
@@ -366,7 +431,8 @@ impl VideoEncoderImpl for SdlEnc {
         let obj = self.obj();
         {
             let mut guard = self.state();
-            let Some(State { model, workers, info: Some(info), selector, snapshot_taken }) = guard.as_mut()
+            let Some(State { model, workers, info: Some(info), selector, chain, snapshot_taken }) =
+                guard.as_mut()
             else {
                 return Err(gst::FlowError::NotNegotiated);
             };
@@ -389,12 +455,17 @@ impl VideoEncoderImpl for SdlEnc {
                 .and_then(|d| u32::try_from(d.useconds()).ok());
             drop(frame);
             match buffer {
-                Some(buffer) if chosen => {
+                Some(buffer) if chosen || (settings.delta && !late) => {
+                    let coding = if settings.delta {
+                        Coding::Sequence { key: chosen, link: chain.link() }
+                    } else {
+                        Coding::Key
+                    };
                     let threads = tile_threads(model, workers.threads() > 0 && workers.is_idle());
                     let mut options = settings.options().with_threads(threads);
                     options.duration = duration;
                     let (model, info) = (model.clone(), info.clone());
-                    workers.push(number, move || encode(&model, &buffer, &info, &options));
+                    workers.push(number, move || encode(&model, &buffer, &info, &options, coding));
                 }
                 _ => workers.push_done(number, Outcome::Dropped),
             }
@@ -418,6 +489,7 @@ impl VideoEncoderImpl for SdlEnc {
         if let Some(state) = self.state().as_mut() {
             state.workers.clear();
             state.selector.reset();
+            state.chain.cut();
         }
         true
     }

@@ -177,15 +177,23 @@ impl BaseParseImpl for SdlParse {
     ) -> Result<(gst::FlowSuccess, u32), gst::FlowError> {
         let obj = self.obj();
         let settings = self.settings();
-        let (found, available) = {
+        let (found, available, delta) = {
             let Some(buffer) = frame.buffer() else { return Err(gst::FlowError::Error) };
             let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
-            (self.state().scanner.scan(&map, settings.max_size as usize), map.size())
+            let found = self.state().scanner.scan(&map, settings.max_size as usize);
+            (found, map.size(), image_sdl::is_delta(&map))
         };
         let lost = match found {
             Found::Picture(header) => {
                 obj.set_min_frame_size(MIN_HEADER_BYTES as u32);
                 self.announce(&header)?;
+                if let Some(buffer) = frame.buffer_mut() {
+                    if delta {
+                        buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+                    } else {
+                        buffer.unset_flags(gst::BufferFlags::DELTA_UNIT);
+                    }
+                }
                 if let (Some(us), Some(buffer)) = (header.duration, frame.buffer_mut())
                     && settings.framerate.numer() == 0
                     && buffer.duration().is_none()

@@ -4,7 +4,7 @@
 use std::sync::Once;
 
 use gst::prelude::*;
-use image_sdl::{Colour, EncodeOptions, Picture};
+use image_sdl::{Colour, EncodeOptions, Model, Picture, SequenceEncoder};
 
 pub const WIDTH: u32 = 160;
 pub const HEIGHT: u32 = 120;
@@ -38,6 +38,32 @@ pub fn picture(seed: u32) -> Picture {
 /// The file that the library makes of [`picture`].
 pub fn file(seed: u32) -> Vec<u8> {
     image_sdl::encode(&picture(seed), &EncodeOptions::default()).unwrap()
+}
+
+/// RGB pixels of a scene in which only a small square moves.
+pub fn moving(number: u32) -> Vec<u8> {
+    let mut pixels = pixels(WIDTH, HEIGHT, 0);
+    for y in 40..64 {
+        for x in 8 + 8 * (number % 12)..32 + 8 * (number % 12) {
+            let at = (3 * (y * WIDTH + x)) as usize;
+            pixels[at..at + 3].copy_from_slice(&[230, (x * 3) as u8, 20]);
+        }
+    }
+    pixels
+}
+
+/// The files of a sequence of [`moving`] frames, a key picture every `interval`.
+pub fn sequence(count: u32, interval: u32) -> Vec<Vec<u8>> {
+    let mut encoder = SequenceEncoder::new(Model::built_in().unwrap()).unwrap();
+    (0..count)
+        .map(|number| {
+            if number % interval == 0 {
+                encoder.restart();
+            }
+            let picture = Picture::new(WIDTH, HEIGHT, Colour::Rgb, moving(number)).unwrap();
+            encoder.encode(&picture, &EncodeOptions::default()).unwrap().bytes
+        })
+        .collect()
 }
 
 pub fn raw_caps(format: &str) -> String {

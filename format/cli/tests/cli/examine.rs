@@ -129,3 +129,27 @@ fn doctor_tests_the_engines_and_says_what_is_wrong() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("nowhere.so") && text.contains("ORT_DYLIB_PATH"), "{text}");
 }
+
+#[test]
+fn a_delta_picture_says_what_it_needs_and_does_not_decode_alone() {
+    let place = Place::new();
+    let model = image_sdl::Model::built_in().unwrap();
+    let mut encoder = image_sdl::SequenceEncoder::new(model).unwrap();
+    for (name, shade) in [("key.sdl", 10), ("delta.sdl", 200)] {
+        let picture =
+            image_sdl::Picture::new(40, 30, image_sdl::Colour::Rgb, vec![shade; 40 * 30 * 3]).unwrap();
+        let file = encoder.encode(&picture, &image_sdl::EncodeOptions::default()).unwrap();
+        place.write(name, &file.bytes);
+    }
+    let name = image_sdl::ReferenceName::of(&place.read("key.sdl")).to_string();
+    let said = String::from_utf8(place.ok(&["info", "delta.sdl"]).stdout).unwrap();
+    assert!(said.contains(&format!("delta:    against picture {name}")), "{said}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&place.ok(&["info", "--json", "delta.sdl"]).stdout).unwrap();
+    assert_eq!(json["reference"], name.as_str());
+    for arguments in [&["decode", "delta.sdl", "x.png"][..], &["verify", "delta.sdl"]] {
+        let output = place.expect(3, arguments);
+        assert!(words(&output).contains(&name), "{}", words(&output));
+    }
+    assert_eq!(place.files(), ["delta.sdl", "key.sdl"]);
+}
