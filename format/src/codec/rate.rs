@@ -1,6 +1,6 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::encode::{Coded, Point, STRENGTH};
+use super::encode::{Coded, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -10,51 +10,50 @@ const REFINEMENTS: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
-/// The best file of at most `size` bytes that `file` makes, and its quality.
+/// The best file of at most `size` bytes that `file` makes, given a quality and the strength of rounding.
 pub(crate) fn search(
-    file: &dyn Fn(Point) -> Result<Coded, Error>,
+    file: &dyn Fn(u8, f32) -> Result<Coded, Error>,
     size: u64,
     strength: f32,
-) -> Result<(Coded, u8), Error> {
-    let file = |quality: u8, strength: f32| file(Point { quality, strength });
-    let fits = |coded: &Coded| coded.bytes.len() as u64 <= size;
-    let close = |coded: &Coded| coded.bytes.len() as f64 >= CLOSE * size as f64;
+) -> Result<Coded, Error> {
+    let fits = |coded: &Coded| coded.len() <= size;
+    let close = |coded: &Coded| coded.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
-    let coded = file(high, strength)?;
-    if fits(&coded) {
-        return Ok((coded, high));
+    let largest = file(high, strength)?;
+    if fits(&largest) {
+        return Ok(largest);
     }
     let mut best = file(low, strength)?;
     if !fits(&best) {
         // The last resort: the lowest quality with stronger rounding.
-        let coded = file(low, MAX_STRENGTH)?;
-        if fits(&coded) {
-            return Ok((coded, low));
+        let harder = file(low, MAX_STRENGTH)?;
+        if fits(&harder) {
+            return Ok(harder);
         }
-        return Err(Error::Target { smallest: coded.bytes.len().min(best.bytes.len()) as u64, asked: size });
+        let smallest = harder.len().min(best.len());
+        return Err(Error::Target { smallest, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let coded = file(middle, strength)?;
-        if fits(&coded) {
-            (low, best) = (middle, coded);
+        let found = file(middle, strength)?;
+        if fits(&found) {
+            (low, best) = (middle, found);
         } else {
             high = middle;
         }
     }
-    let mut quality = low;
     if !close(&best) {
         // A little more than `low`: the next quality, rounded harder.
         let (mut weak, mut strong) = (strength, MAX_STRENGTH);
         for _ in 0..REFINEMENTS {
             let middle = 0.5 * (weak + strong);
-            let coded = file(high, middle)?;
-            if fits(&coded) {
+            let found = file(high, middle)?;
+            if fits(&found) {
                 strong = middle;
-                if coded.bytes.len() > best.bytes.len() {
-                    (best, quality) = (coded, high);
+                if found.len() > best.len() {
+                    best = found;
                 }
                 if close(&best) {
                     break;
@@ -64,5 +63,5 @@ pub(crate) fn search(
             }
         }
     }
-    Ok((best, quality))
+    Ok(best)
 }

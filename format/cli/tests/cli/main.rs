@@ -8,4 +8,5 @@ mod examine;
 mod failures;
 mod folders;
 mod metadata;
+mod methods;
 mod pictures;
