@@ -184,7 +184,7 @@ impl Codec {
                 .path(file)
                 .path(&source.ppm),
             Kind::Webp => {
-                program.words(&format!("-quiet -m 6 -q {setting}")).path(&source.ppm).words("-o").path(file)
+                program.words(&format!("-quiet -m 6 -q {setting}")).path(&source.png).words("-o").path(file)
             }
             Kind::Avif if self.avif_quantizer => program
                 .words("-s 4 -j 1 -y 420 --min 0 --max 63 -a end-usage=q")

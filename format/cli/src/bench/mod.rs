@@ -121,8 +121,8 @@ impl Bench {
             |error: std::io::Error| Failure::output(Code::Io, &self.output.display().to_string(), &error);
         std::fs::create_dir_all(&self.output).map_err(folder)?;
         let output = self.output.canonicalize().map_err(folder)?;
-        clear_working_folders(&output);
         let store = Store::open(&output.join("results.jsonl"))?;
+        clear_working_folders(&output);
         let mut targets = self.targets.clone();
         targets.sort_by(f64::total_cmp);
         targets.dedup();

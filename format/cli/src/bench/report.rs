@@ -39,7 +39,9 @@ struct Mean {
     scores: Scores,
     /// Seconds, medians over the pictures.
     encode_seconds: f64,
+    encode_cpu_seconds: f64,
     decode_seconds: f64,
+    decode_cpu_seconds: f64,
     /// Bytes, the largest of all pictures.
     encode_memory: u64,
     decode_memory: u64,
@@ -214,7 +216,7 @@ impl<'a> Report<'a> {
         }
         if !self.targets.is_empty() {
             text += "\nAt the same bytes, or as near as the codec comes; times are medians of whole processes on one \
-                     thread, memory is the largest of all pictures:\n\n";
+                     thread, in brackets the processor's, memory is the largest of all pictures:\n\n";
             text += &head("wanted | codec | bpp | encode | decode", &metrics).replacen(
                 "|---|",
                 "|---|---|---|---|---|",
@@ -224,16 +226,16 @@ impl<'a> Report<'a> {
                 let label = format!("{target} bpp");
                 for (codec, means) in self.codecs.iter().zip(&self.matched) {
                     let Some(mean) = means.iter().find(|mean| mean.label == label) else { continue };
-                    let cost = |seconds: f64, memory: u64| {
-                        format!("{:.0} ms, {:.0} MB", 1e3 * seconds, memory as f64 / 1e6)
+                    let cost = |wall: f64, cpu: f64, memory: u64| {
+                        format!("{:.0} ({:.0}) ms, {:.0} MB", 1e3 * wall, 1e3 * cpu, memory as f64 / 1e6)
                     };
                     let _ = write!(
                         text,
                         "| {label} | {} | {:.4} | {} | {} |",
                         codec.name,
                         mean.bpp,
-                        cost(mean.encode_seconds, mean.encode_memory),
-                        cost(mean.decode_seconds, mean.decode_memory)
+                        cost(mean.encode_seconds, mean.encode_cpu_seconds, mean.encode_memory),
+                        cost(mean.decode_seconds, mean.decode_cpu_seconds, mean.decode_memory)
                     );
                     text += &mean.cells(&metrics);
                 }
@@ -396,7 +398,9 @@ impl Mean {
                 feature_distance: mean(&|row| row.scores.feature_distance),
             },
             encode_seconds: median(&|row| row.encode.wall),
+            encode_cpu_seconds: median(&|row| row.encode.cpu),
             decode_seconds: median(&|row| row.decode.wall),
+            decode_cpu_seconds: median(&|row| row.decode.cpu),
             encode_memory: largest(&|row| row.encode.memory),
             decode_memory: largest(&|row| row.decode.memory),
         })

@@ -1,7 +1,7 @@
 //! Results so far: a file of one JSON object a line, so that a run that was stopped can go on.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -76,11 +76,13 @@ impl Store {
     /// Reads what is there. A last line that was cut off is dropped, any other that is not a result is an error.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let io = |error: std::io::Error| Failure::new(Code::Io, format!("{}: {error}", path.display()));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(io(error)),
-        };
+        let file = File::options().append(true).create(true).open(path).map_err(io)?;
+        // Held until the program ends. Where files cannot be locked, one has to look after that oneself.
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            let message = format!("{}: another run is writing it; wait for its end", path.display());
+            return Err(Failure::new(Code::Io, message));
+        }
+        let text = std::fs::read_to_string(path).map_err(io)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let mut rows = HashMap::new();
         for (number, line) in text[..whole].lines().enumerate() {
@@ -93,7 +95,6 @@ impl Store {
             })?;
             rows.insert(row.key(), row);
         }
-        let file = File::options().append(true).create(true).open(path).map_err(io)?;
         file.set_len(whole as u64).map_err(io)?;
         Ok(Store { rows: Mutex::new((rows, file)) })
     }
@@ -145,6 +146,9 @@ mod tests {
         rows.iter().for_each(|row| store.put(row.clone()).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 5]).unwrap();
+        let Err(failure) = Store::open(&path) else { panic!("two runs write one file") };
+        assert!(failure.message.contains("another run"), "{}", failure.message);
+        drop(store);
 
         let store = Store::open(&path).unwrap();
         let [first, second, third] = rows.clone().map(|row| store.get(&row.key()));

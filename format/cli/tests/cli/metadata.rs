@@ -1,6 +1,7 @@
 //! ICC profile, Exif and XMP of sources and outputs.
 
 use std::io::Cursor;
+use std::sync::LazyLock;
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
@@ -11,8 +12,11 @@ use crate::common::{Place, objects, picture};
 const EXIF: &[u8] = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
 const XMP: &str = "<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>";
 
+/// Made once: a profile holds the second in which it was made.
 fn wide_gamut() -> Vec<u8> {
-    moxcms::ColorProfile::new_display_p3().encode().unwrap()
+    static PROFILE: LazyLock<Vec<u8>> =
+        LazyLock::new(|| moxcms::ColorProfile::new_display_p3().encode().unwrap());
+    PROFILE.clone()
 }
 
 /// A source with everything, as PNG or JPEG.
