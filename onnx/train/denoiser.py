@@ -1,9 +1,8 @@
-"""Trains a small latent denoiser for a bundle: first `encode`, then `train`, `fit`, `export`.
+"""Trains a small latent denoiser for a bundle: first `encode`, then `train`, then `export`.
 
     python denoiser.py encode --bundle taef2 --images ../../../shared/images/train --out /tmp/denoiser --minutes 12
     python denoiser.py train --out /tmp/denoiser --minutes 35
-    python denoiser.py fit --out /tmp/denoiser
-    python denoiser.py export --out /tmp/denoiser --to ../models/taef2-denoiser
+    python denoiser.py export --checkpoint /tmp/denoiser/last.pt --to taef2-denoiser
 
 The network predicts v (Salimans and Ho 2022) of the scaled latent z at timestep t of Stable Diffusion's schedule. A decoder feeds it sqrt(abar) z',
 where z' is z quantised with a step D that matches t: D^2 / 12 = (1 - abar) / abar. So half of every batch is just that, and half is what DDIM's later
@@ -32,9 +31,6 @@ CROP = 320
 HELD = 32
 # Steps of the quantiser that a picture is worth decoding at, in standard deviations of the latent.
 FINEST, COARSEST = 0.3, 6.0
-# The linear part has weights of its own at so many steps of the quantiser, evenly spaced in their logarithm, and interpolates between.
-KNOTS = 7
-SPACING = math.log(COARSEST / FINEST) / (KNOTS - 1)
 
 
 def alphas_cumprod():
@@ -61,10 +57,7 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """(N, C, h, w) noisy latent and (N) timesteps to (N, C, h, w) of v. Two resolutions; odd sizes are padded by their border.
-
-    Beside the network is a linear 3x3 filter for each level of noise, zero until `fit`.
-    """
+    """(N, C, h, w) noisy latent and (N) timesteps to (N, C, h, w) of v. Two resolutions; odd sizes are padded by their border."""
 
     def __init__(self, channels, width=64, wide=96, blocks=3, conditions=64):
         super().__init__()
@@ -77,10 +70,8 @@ class Denoiser(nn.Module):
         self.finer = nn.Conv2d(wide, 4 * width, 1)
         self.after = nn.ModuleList(Block(width, conditions) for _ in range(blocks))
         self.last = nn.Conv2d(width, channels, 3, padding=1)
-        self.linear = nn.Conv2d(channels, KNOTS * channels, 3, padding=1)
-        for layer in (self.last, self.linear):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, sample, timestep):
         height, width = sample.shape[2:]
@@ -101,10 +92,7 @@ class Denoiser(nn.Module):
         x = x + F.pixel_shuffle(self.finer(low), 2)
         for block in self.after:
             x = block(x, condition)
-        knot = (level + math.log(12**0.5 / FINEST)) / SPACING
-        near = (1 - (knot.clamp(0, KNOTS - 1)[:, None] - torch.arange(KNOTS, device=sample.device)).abs()).clamp(min=0)
-        linear = (self.linear(sample).unflatten(1, (KNOTS, -1)) * near[:, :, None, None, None]).sum(1)
-        return linear + self.last(x)[:, :, :height, :width]
+        return self.last(x)[:, :, :height, :width]
 
 
 def encode(args):
@@ -137,19 +125,18 @@ def quantise(z, step, threshold):
     return (steps.sign() * torch.floor(steps.abs() + 1 - threshold) + offset) * step
 
 
-def corrupt(z, abar, random, step=None, share=0.5):
-    """`share` of the batch quantised by a step (in a wide range, if none is given), the rest with noise: what the network is given, timesteps, and v."""
+def corrupt(z, abar, random):
+    """Half of the batch quantised, half with noise: what the network is given, timesteps, and v."""
     count = len(z)
     ratio = ((1 - abar) / abar).sqrt()
-    if step is None:
-        step = torch.exp(torch.rand(count, generator=random) * math.log(COARSEST / FINEST)) * FINEST
+    step = torch.exp(torch.rand(count, generator=random) * math.log(COARSEST / FINEST)) * FINEST
     timestep = torch.searchsorted(ratio, step / 12**0.5).clamp(max=len(abar) - 1)
     signal, noise = (abar[timestep].sqrt().view(-1, 1, 1, 1), (1 - abar[timestep]).sqrt().view(-1, 1, 1, 1))
     # The step that the timestep stands for, exactly: a decoder has no other information on it.
     step = (ratio[timestep] * 12**0.5).view(-1, 1, 1, 1)
     quantised = quantise(z, step, 0.5 + 0.15 * torch.rand(count, 1, 1, 1, generator=random))
     noisy = z + ratio[timestep].view(-1, 1, 1, 1) * torch.randn(z.shape, generator=random)
-    x = signal * torch.where(torch.arange(count).view(-1, 1, 1, 1) < share * count, quantised, noisy)
+    x = signal * torch.where(torch.arange(count).view(-1, 1, 1, 1) < count // 2, quantised, noisy)
     return x, timestep, (signal * x - z) / noise
 
 
@@ -169,7 +156,7 @@ def train(args):
     channels, side = latents.shape[1], latents.shape[2]
     model = Denoiser(channels).to(memory_format=torch.channels_last)
     if args.resume:
-        model.load_state_dict(torch.load(args.resume, weights_only=True)["state"], strict=False)
+        model.load_state_dict(torch.load(args.resume, weights_only=True)["state"])
     size = sum(p.numel() for p in model.parameters())
     print(f"{len(latents)} crops of {side}x{side}, scale {scale:.4f}, {size} parameters", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -229,36 +216,8 @@ def load(path):
     """The trained network and what is known of its training."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     model = Denoiser(checkpoint["channels"])
-    model.load_state_dict(checkpoint["state"], strict=False)
+    model.load_state_dict(checkpoint["state"])
     return model.eval(), checkpoint
-
-
-@torch.no_grad()
-def fit(args):
-    """The linear part, in closed form: at every knot the least squares of what the network leaves over."""
-    torch.set_num_threads(args.threads)
-    model, checkpoint = load(args.out / "last.pt")
-    held, latents = read(args.out)
-    random = torch.Generator().manual_seed(args.seed)
-    z = latents[torch.randperm(len(latents), generator=random)[: args.crops]].float() * checkpoint["scale"]
-    print("before", gains(model, held * checkpoint["scale"]), flush=True)
-    channels = checkpoint["channels"]
-    weights = model.linear.weight.view(KNOTS, channels, -1)
-    bias = model.linear.bias.view(KNOTS, channels)
-    weights.zero_(), bias.zero_()
-    for knot in range(KNOTS):
-        step = torch.full((len(z),), FINEST * math.exp(SPACING * knot))
-        x, timestep, v = corrupt(z, model.abar, random, step, share=0.8)
-        left = torch.cat([v[k : k + 16] - model(x[k : k + 16], timestep[k : k + 16]) for k in range(0, len(z), 16)])
-        patches = F.unfold(x, 3, padding=1)
-        features = torch.cat([patches, torch.ones_like(patches[:, :1])], 1).transpose(0, 1).flatten(1).double()
-        squares = features @ features.T
-        # A little of the mean square on the diagonal: neighbours are nearly equal, and the number of crops is small.
-        squares += args.ridge * squares.diagonal().mean() * torch.eye(len(squares))
-        solution = torch.linalg.solve(squares, features @ left.transpose(0, 1).flatten(1).T.double()).T.float()
-        weights[knot], bias[knot] = solution[:, :-1], solution[:, -1]
-    print("after", gains(model, held * checkpoint["scale"]), flush=True)
-    torch.save(checkpoint | {"state": model.state_dict()}, args.out / "fitted.pt")
 
 
 def export(args):
@@ -266,7 +225,7 @@ def export(args):
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "export"))
     import bundle
 
-    model, checkpoint = load(args.out / "fitted.pt")
+    model, checkpoint = load(args.checkpoint)
     channels = checkpoint["channels"]
     with bundle.Bundle(args.to) as writer:
         inputs = {"sample": lambda h, w: torch.randn(1, channels, h, w), "timestep": lambda h, w: torch.randint(0, BETAS["train_steps"], (1,))}
@@ -277,19 +236,16 @@ def export(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in (("encode", encode), ("train", train), ("fit", fit), ("export", export)):
+    for name, function in (("encode", encode), ("train", train), ("export", export)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
-        command.add_argument("--out", type=pathlib.Path, required=True, help="folder of latents and checkpoints")
         if name == "export":
-            command.add_argument("--to", type=pathlib.Path, required=True)
+            command.add_argument("--checkpoint", type=pathlib.Path, required=True)
+            command.add_argument("--to", type=pathlib.Path, required=True, help="folder to write")
             continue
+        command.add_argument("--out", type=pathlib.Path, required=True, help="folder of latents and checkpoints")
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--seed", type=int, default=0)
-        if name == "fit":
-            command.add_argument("--crops", type=int, default=120)
-            command.add_argument("--ridge", type=float, default=1e-3)
-            continue
         command.add_argument("--minutes", type=float, required=True)
         if name == "encode":
             command.add_argument("--bundle", required=True, help="folder of a bundle")

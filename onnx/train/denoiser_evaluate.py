@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import metrics
-from denoiser import alphas_cumprod, load
+from denoiser import alphas_cumprod, load, quantise
 
 
 def session(path, threads):
@@ -60,6 +60,7 @@ def main():
     p.add_argument("--only", nargs="*", help="names of pictures, without .png")
     p.add_argument("--steps", type=int, nargs="+", default=[0, 1, 4], help="denoising steps; 0: none")
     p.add_argument("--options", nargs="*", default=[], help="further options of `sdl encode`, e.g. -- --denoise off")
+    p.add_argument("--compare", action="store_true", help="decode the first picture with the program too")
     p.add_argument("--work", type=pathlib.Path, required=True)
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -92,13 +93,13 @@ def main():
         if not cache.exists():
             np.save(cache, run(analysis, (pixels * (high - low) + low).numpy()))
         z = (np.load(cache) - latent["shift"]) * latent["scale"]
-        quantised = (np.round(z / step) * step).astype(np.float32)
+        quantised = quantise(torch.from_numpy(z).float(), torch.tensor(step), 0.5).numpy()
         for steps in missing:
             better = ddim(network, quantised, step, steps) if steps else quantised
             result = run(synthesis, better / np.float32(latent["scale"]) + np.float32(latent["shift"]))
             result = ((torch.from_numpy(result) - low) / (high - low)).clamp(0, 1)
             result = (result * 255).round() / 255
-            if number == 0 and steps == 0:
+            if number == 0 and steps == 0 and args.compare:
                 sdl("model", "import", args.bundle)
                 sdl("decode", "--quiet", out, args.work / "back.png")
                 back = torch.from_numpy(np.array(Image.open(args.work / "back.png"))).permute(2, 0, 1)[None] / 255
