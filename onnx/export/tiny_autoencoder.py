@@ -164,7 +164,7 @@ def _model(proto):
 
 def main():
     parser = bundle.arguments(__doc__, "MIT")
-    parser.add_argument("--denoiser", type=pathlib.Path, metavar="FOLDER", help="of denoiser.onnx and denoiser.toml, e.g. ../models/taef2-denoiser")
+    parser.add_argument("--denoiser", type=pathlib.Path, metavar="FOLDER", help="of denoiser.onnx and denoiser.toml, as onnx/train/denoiser.py exports it")
     args = parser.parse_args()
     folder = pathlib.Path(args.checkpoint)
     with bundle.Bundle(args.out) as writer:

@@ -2,7 +2,7 @@
 
     python denoiser.py encode --bundle taef2 --images ../../../shared/images/train --out /tmp/denoiser --minutes 12
     python denoiser.py train --out /tmp/denoiser --minutes 35
-    python denoiser.py export --out /tmp/denoiser --to ../models/taef2-denoiser
+    python denoiser.py export --checkpoint /tmp/denoiser/last.pt --to taef2-denoiser
 
 The network predicts v (Salimans and Ho 2022) of the scaled latent z at timestep t of Stable Diffusion's schedule. A decoder feeds it sqrt(abar) z',
 where z' is z quantised with a step D that matches t: D^2 / 12 = (1 - abar) / abar. So half of every batch is just that, and half is what DDIM's later
@@ -126,7 +126,7 @@ def quantise(z, step, threshold):
 
 
 def corrupt(z, abar, random):
-    """Half of the batch quantised, half with noise: what the network is given, and v. Timesteps too."""
+    """Half of the batch quantised, half with noise: what the network is given, timesteps, and v."""
     count = len(z)
     ratio = ((1 - abar) / abar).sqrt()
     step = torch.exp(torch.rand(count, generator=random) * math.log(COARSEST / FINEST)) * FINEST
@@ -140,12 +140,17 @@ def corrupt(z, abar, random):
     return x, timestep, (signal * x - z) / noise
 
 
+def read(folder):
+    """The crops that are held out, and the others."""
+    latents = torch.from_numpy(np.concatenate([np.load(file) for file in sorted(folder.glob("latents-*.npy"))]))
+    return latents[:HELD].float(), latents[HELD:]
+
+
 def train(args):
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random = torch.Generator().manual_seed(args.seed)
-    latents = torch.from_numpy(np.concatenate([np.load(file) for file in sorted(args.out.glob("latents-*.npy"))]))
-    held, latents = latents[:HELD].float(), latents[HELD:]
+    held, latents = read(args.out)
     # One number for all channels, so that one step of the quantiser is one error, whatever the channel.
     scale = 1 / latents[::7].float().std().item()
     channels, side = latents.shape[1], latents.shape[2]
@@ -208,7 +213,7 @@ def gains(model, z):
 
 
 def load(path):
-    """The trained network and the scale of its latent."""
+    """The trained network and what is known of its training."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     model = Denoiser(checkpoint["channels"])
     model.load_state_dict(checkpoint["state"])
@@ -220,7 +225,7 @@ def export(args):
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "export"))
     import bundle
 
-    model, checkpoint = load(args.out / "last.pt")
+    model, checkpoint = load(args.checkpoint)
     channels = checkpoint["channels"]
     with bundle.Bundle(args.to) as writer:
         inputs = {"sample": lambda h, w: torch.randn(1, channels, h, w), "timestep": lambda h, w: torch.randint(0, BETAS["train_steps"], (1,))}
@@ -234,13 +239,14 @@ def main():
     for name, function in (("encode", encode), ("train", train), ("export", export)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
-        command.add_argument("--out", type=pathlib.Path, required=True, help="folder of latents and checkpoints")
         if name == "export":
-            command.add_argument("--to", type=pathlib.Path, required=True)
+            command.add_argument("--checkpoint", type=pathlib.Path, required=True)
+            command.add_argument("--to", type=pathlib.Path, required=True, help="folder to write")
             continue
-        command.add_argument("--minutes", type=float, required=True)
+        command.add_argument("--out", type=pathlib.Path, required=True, help="folder of latents and checkpoints")
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--minutes", type=float, required=True)
         if name == "encode":
             command.add_argument("--bundle", required=True, help="folder of a bundle")
             command.add_argument("--images", required=True, help="folder of shard-*.tar")

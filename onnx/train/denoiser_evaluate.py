@@ -1,7 +1,7 @@
 """What a bundle's denoiser gains on pictures, at equal bytes: the files are the same, only the decoder differs.
 
-    python denoiser_evaluate.py --sdl ../../target/release/sdl --bundle taef2-denoise --images ../../../shared/images/kodak \
-        --distance ../../../shared/models/perceptual/squeezenet11_distance.onnx --quality 12 --work /tmp/evaluation
+    python denoiser_evaluate.py --sdl ../../target/release/sdl --bundle taef2 --checkpoint /tmp/denoiser/last.pt \
+        --images ../../../shared/images/kodak --distance ../../../shared/models/perceptual/squeezenet11_distance.onnx --quality 12 --work /tmp/evaluation
 
 Bytes are those of real files of `sdl encode --denoise off`. The decoder is here, in PyTorch and ONNX Runtime, so that it can be stopped between the steps; on the first picture
 it is compared with `sdl decode`. Results stay in the work folder: a second run measures only what is missing, and prints the table.
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import metrics
-from denoiser import alphas_cumprod
+from denoiser import alphas_cumprod, load, quantise
 
 
 def session(path, threads):
@@ -34,14 +34,15 @@ def run(graph, *values):
     return graph.run(None, {port.name: value for port, value in zip(graph.get_inputs(), values)})[0]
 
 
-def ddim(graph, quantised, step, steps):
+@torch.no_grad()
+def ddim(network, quantised, step, steps):
     """DDIM with eta 0 from the timestep that matches the quantiser's step; the network predicts v. As format/src/codec/denoise.rs."""
     abar = alphas_cumprod().double().numpy()
     first = int(np.argmin(np.abs(np.log(np.sqrt(12 * (1 - abar) / abar) / step))))
     sample = quantised * math.sqrt(abar[first])
     timesteps = [first * (steps - k) // steps for k in range(steps)]
     for t, following in zip(timesteps, [*(abar[t] for t in timesteps[1:]), 1.0]):
-        v = run(graph, sample.astype(np.float32), np.array([t]))
+        v = network(torch.from_numpy(sample.astype(np.float32)), torch.tensor([t])).numpy()
         signal, noise = math.sqrt(abar[t]), math.sqrt(1 - abar[t])
         clean, epsilon = signal * sample - noise * v, signal * v + noise * sample
         sample = math.sqrt(following) * clean + math.sqrt(1 - following) * epsilon
@@ -51,13 +52,15 @@ def ddim(graph, quantised, step, steps):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--sdl", required=True)
-    p.add_argument("--bundle", type=pathlib.Path, required=True, help="folder")
+    p.add_argument("--bundle", type=pathlib.Path, required=True, help="folder; latent.scale must be that of the checkpoint")
+    p.add_argument("--checkpoint", type=pathlib.Path, help="of denoiser.py")
     p.add_argument("--images", type=pathlib.Path, required=True)
     p.add_argument("--distance", required=True, help="squeezenet11_distance.onnx")
     p.add_argument("--quality", type=int, required=True)
     p.add_argument("--only", nargs="*", help="names of pictures, without .png")
     p.add_argument("--steps", type=int, nargs="+", default=[0, 1, 4], help="denoising steps; 0: none")
     p.add_argument("--options", nargs="*", default=[], help="further options of `sdl encode`, e.g. -- --denoise off")
+    p.add_argument("--compare", action="store_true", help="decode the first picture with the program too")
     p.add_argument("--work", type=pathlib.Path, required=True)
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +70,11 @@ def main():
     step = latent["step"] * 2 ** ((50 - args.quality) / 12.5)
     analysis, synthesis = (session(args.bundle / f"{role}.onnx", 1) for role in ("analysis", "synthesis"))
     distance = session(args.distance, 1)
-    denoiser = session(args.bundle / "denoiser.onnx", 1) if any(args.steps) else None
+    network = load(args.checkpoint)[0] if args.checkpoint else None
+
+    def sdl(*arguments):
+        subprocess.run([args.sdl, *map(str, arguments)], env=os.environ | {"SDL_MODEL_DIR": str(args.work / "store")}, check=True)
+
     results = args.work / f"results-{args.quality}.json"
     rows = json.loads(results.read_text()) if results.exists() else {}
     files = sorted(file for file in args.images.glob("*.png") if not args.only or file.stem in args.only)
@@ -80,20 +87,21 @@ def main():
         pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         out, cache = args.work / f"{file.stem}-{args.quality}.sdl", args.work / f"{file.stem}.npy"
         if "bytes" not in row:
-            environment = os.environ | {"SDL_MODEL_DIR": str(args.work)}
-            subprocess.run([args.sdl, "encode", "--quiet", file, out, "--model", args.bundle, "-q", str(args.quality), *args.options], env=environment, check=True)
+            if not out.exists():
+                sdl("encode", "--quiet", file, out, "--model", args.bundle, "-q", args.quality, *args.options)
             row["bytes"], row["bpp"] = out.stat().st_size, 8 * out.stat().st_size / (picture.shape[0] * picture.shape[1])
         if not cache.exists():
             np.save(cache, run(analysis, (pixels * (high - low) + low).numpy()))
         z = (np.load(cache) - latent["shift"]) * latent["scale"]
-        quantised = (np.round(z / step) * step).astype(np.float32)
+        quantised = quantise(torch.from_numpy(z).float(), torch.tensor(step), 0.5).numpy()
         for steps in missing:
-            better = ddim(denoiser, quantised, step, steps) if steps else quantised
+            better = ddim(network, quantised, step, steps) if steps else quantised
             result = run(synthesis, better / np.float32(latent["scale"]) + np.float32(latent["shift"]))
             result = ((torch.from_numpy(result) - low) / (high - low)).clamp(0, 1)
             result = (result * 255).round() / 255
-            if number == 0 and steps == 0:
-                subprocess.run([args.sdl, "decode", "--quiet", out, args.work / "back.png"], check=True, env=os.environ | {"SDL_MODEL_DIR": str(args.work)})
+            if number == 0 and steps == 0 and args.compare:
+                sdl("model", "import", args.bundle)
+                sdl("decode", "--quiet", out, args.work / "back.png")
                 back = torch.from_numpy(np.array(Image.open(args.work / "back.png"))).permute(2, 0, 1)[None] / 255
                 print(f"mean difference from the program's pixels: {255 * (back - result).abs().mean().item():.3f} levels", flush=True)
             row[str(steps)] = {

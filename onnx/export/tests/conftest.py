@@ -16,7 +16,8 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 EXPORT = ROOT / "onnx" / "export"
 sys.path.insert(0, str(EXPORT))
-torch.set_num_threads(2)
+# One thread: on a loaded machine two wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

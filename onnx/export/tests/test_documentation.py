@@ -21,7 +21,7 @@ def test_bring_your_own_autoencoder_does_what_it_says(sdl, tmp_path):
     interpreter = tmp_path / ".venv" / "bin" / "python"
     interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     interpreter.chmod(0o755)
-    environment = os.environ | {"PATH": f"{sdl.program.parent}:{os.environ['PATH']}", "SDL_MODEL_DIR": str(tmp_path / "store")}
+    environment = os.environ | {"PATH": f"{sdl.program.parent}:{os.environ['PATH']}", "SDL_MODEL_DIR": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
     shown = subprocess.run(["sh", "-e", "-c", commands], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
     assert "mine" in shown
     original, decoded = (np.array(Image.open(file).convert("RGB")).astype(float) for file in (ROOT / "tests/pictures/nyc.png", tmp_path / "nyc.png"))

@@ -4,7 +4,7 @@ import pytest
 import tiny_autoencoder
 import tomllib
 import torch
-from conftest import contrast, far, padded, pixels
+from conftest import ROOT, contrast, far, padded, pixels
 from PIL import Image
 from torch import nn
 
@@ -31,8 +31,15 @@ def round_trip(folder, picture):
 
 
 @pytest.mark.parametrize("model, expected", [("taef2", TAEF2), ("vaelight", VAELIGHT)])
-def test_the_bundle_of_real_weights_reaches_what_their_manifest_says(model, expected, shared, export, tmp_path):
-    export(tiny_autoencoder, shared / "models" / model, tmp_path / model, "--licence", "MIT", "--source", "the tests")
+def test_the_bundle_of_real_weights_reaches_what_their_manifest_says(model, expected, shared, export, sdl, tmp_path):
+    denoiser = ["--denoiser", ROOT / "onnx" / "models" / "taef2-denoiser"] if model == "taef2" else []
+    export(tiny_autoencoder, shared / "models" / model, tmp_path / model, "--licence", "MIT", "--source", "the tests", *denoiser)
+    manifest = tomllib.loads((tmp_path / model / "bundle.toml").read_text())
+    if denoiser:
+        # The latent is scaled as the denoiser was trained, and read by the program with all of its parts.
+        assert manifest["latent"]["scale"] == pytest.approx(1.248, abs=1e-3) and manifest["denoiser"]["prediction"] == "v"
+        assert set(manifest["graphs"]) == {"analysis", "synthesis", "denoiser"} == {name.removesuffix(".onnx") for name in manifest["sums"]} - {"LICENSE"}
+        assert "denoiser" in sdl("model", "show", tmp_path / model)
     for name, wanted in expected.items():
         picture = np.array(Image.open(shared / "images" / "kodak" / f"{name}.png").convert("RGB"))
         found = psnr(round_trip(tmp_path / model, picture), picture)
