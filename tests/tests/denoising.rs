@@ -117,12 +117,8 @@ fn train() -> Vec<f32> {
             let (clean, noise) = (normal.latent(), normal.vector());
             let noisy: Vector =
                 std::array::from_fn(|i| abar.sqrt() * clean[i] + (1.0 - abar).sqrt() * noise[i]);
-            for i in 0..CHANNELS {
-                for j in 0..CHANNELS {
-                    moments[i][j] += noisy[i] * noisy[j];
-                    products[i][j] += noise[i] * noisy[j];
-                }
-            }
+            moments = build(|i, j| moments[i][j] + noisy[i] * noisy[j]);
+            products = build(|i, j| products[i][j] + noise[i] * noisy[j]);
         }
         table.extend(product(&products, &inverse(&moments)).as_flattened().iter().map(|v| *v as f32));
     }

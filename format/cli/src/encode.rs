@@ -190,16 +190,14 @@ impl Encode {
         options.rate = self.rate();
         options.synthesis = self.decoder;
         options.denoise = self.denoise;
-        options.method = match self.method {
-            None if self.dither => return Err(Failure::usage("--dither is for --method palette")),
-            Some(MethodName::Scalar | MethodName::Codebook) if self.dither => {
-                return Err(Failure::usage("--dither is for --method palette"));
-            }
-            None => None,
-            Some(MethodName::Scalar) => Some(LatentMethod::Scalar),
-            Some(MethodName::Palette) => Some(LatentMethod::Palette { dither: self.dither }),
-            Some(MethodName::Codebook) => Some(LatentMethod::Codebook),
-        };
+        if self.dither && self.method != Some(MethodName::Palette) {
+            return Err(Failure::usage("--dither is for --method palette"));
+        }
+        options.method = self.method.map(|method| match method {
+            MethodName::Scalar => LatentMethod::Scalar,
+            MethodName::Palette => LatentMethod::Palette { dither: self.dither },
+            MethodName::Codebook => LatentMethod::Codebook,
+        });
         Ok(match self.preset {
             Some(Preset::Sd2022) => options.with_preset_2022(model),
             None => options,

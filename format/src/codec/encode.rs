@@ -298,7 +298,12 @@ pub(crate) struct Encoder<'a> {
 enum Coder {
     Trained,
     Scalar(Quantiser),
-    Vectors { codebook: Arc<Codebook>, indices: Vec<u32>, payload: Option<Vec<u8>> },
+    /// A palette goes into the file, the codebook of the bundle does not.
+    Vectors {
+        codebook: Arc<Codebook>,
+        indices: Vec<u32>,
+        palette: Option<Palette>,
+    },
 }
 
 impl<'a> Encoder<'a> {
@@ -453,8 +458,8 @@ impl<'a> Encoder<'a> {
         let coder = self.coder(point.quality);
         match &coder {
             Coder::Scalar(quantiser) => writer.push(chunk_type::QUANTISER, quantiser.to_bytes()),
-            Coder::Vectors { payload: Some(payload), .. } => {
-                writer.push(chunk_type::QUANTISER, payload.clone());
+            Coder::Vectors { palette: Some(palette), .. } => {
+                writer.push(chunk_type::QUANTISER, palette.to_bytes()?);
             }
             _ => {}
         }
@@ -522,13 +527,13 @@ impl<'a> Encoder<'a> {
                 } else {
                     palette.codebook().indices(&self.whole)
                 };
-                let payload = palette.to_bytes().ok();
-                Coder::Vectors { codebook: Arc::new(palette.codebook().clone()), indices, payload }
+                let codebook = Arc::new(palette.codebook().clone());
+                Coder::Vectors { codebook, indices, palette: Some(palette) }
             }
             (Method::Codebook, Some(codebook)) => Coder::Vectors {
                 indices: codebook.indices(&self.whole),
                 codebook: Arc::clone(codebook),
-                payload: None,
+                palette: None,
             },
             // 50 is the bundle's own step, 12.5 more halve it.
             _ => {

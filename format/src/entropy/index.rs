@@ -73,7 +73,7 @@ const START: i32 = 65536;
 const DECAY: i32 = 512;
 const COUNT_LIMIT: i32 = 1 << 16;
 
-/// The four neighbours of an index as a context sees them; outside the tile they are 0, which shifts the others by one.
+/// Which context, and what it saw of the neighbours.
 type Context = (u8, u64);
 
 struct Model {
