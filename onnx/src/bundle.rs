@@ -287,6 +287,11 @@ impl Bundle {
         self.0.manifest.tables.as_ref().map(|tables| self.read(&tables.file)).transpose()
     }
 
+    /// The codebook of a VQ model, if the bundle has one.
+    pub fn codebook(&self) -> Result<Option<Bytes>, Error> {
+        self.0.manifest.codebook.as_ref().map(|codebook| self.read(&codebook.file)).transpose()
+    }
+
     /// The constant inputs of the denoiser, by name.
     pub fn conditions(&self) -> Result<Vec<(String, Tensor)>, Error> {
         let conditions = self.0.manifest.denoiser.iter().flat_map(|denoiser| &denoiser.conditions);

@@ -49,8 +49,8 @@ pub use engine::{
 pub use engine::{LibraryReport, MINIMUM_ONNX_RUNTIME, Place, Verdict, providers, report};
 pub use error::Error;
 pub use manifest::{
-    Condition, Denoiser, FORMAT, GraphEntry, Latent, Manifest, PerChannel, Pixels, Port, Prediction,
-    Schedule, Tables, Tiling, role,
+    Codebook, Condition, Denoiser, FORMAT, GraphEntry, Latent, Manifest, PerChannel, Pixels, Port,
+    Prediction, Schedule, Tables, Tiling, role,
 };
 pub use store::{Store, StoreEntry};
 pub use tensor::{ElementType, Tensor, TensorData, TensorView, ViewData};

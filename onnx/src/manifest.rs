@@ -160,6 +160,13 @@ pub struct Tables {
     pub file: String,
 }
 
+/// The codebook of a VQ model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Codebook {
+    /// The file: 32-bit floats, little-endian, (entries, channels), as the synthesis graph takes them.
+    pub file: String,
+}
+
 /// What the denoiser predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -314,6 +321,9 @@ pub struct Manifest {
     /// Trained entropy tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<Tables>,
+    /// The codebook of a VQ model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<Codebook>,
     /// The diffusion model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<Denoiser>,
@@ -385,7 +395,8 @@ impl Manifest {
         let conditions =
             self.denoiser.iter().flat_map(|denoiser| denoiser.conditions.iter().map(|given| &given.file));
         let tables = self.tables.iter().map(|tables| &tables.file);
-        graphs.chain(conditions).chain(tables).chain(self.sums.keys()).map(String::as_str)
+        let codebook = self.codebook.iter().map(|codebook| &codebook.file);
+        graphs.chain(conditions).chain(tables).chain(codebook).chain(self.sums.keys()).map(String::as_str)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -82,7 +82,7 @@ pub(crate) fn graph(bundle: &Bundle, role: &str, options: &RunOptions) -> Result
     };
     // A failure leaves the place empty, and the next caller tries again.
     shared.0.get_or_try_init(|| {
-        let graph = engine::engine(backend)?.load(&bundle.graph_source(role)?, options)?;
+        let graph = engine::engine_for(options)?.load(&bundle.graph_source(role)?, options)?;
         let problem = |problem: String| Error::Signature {
             bundle: bundle.label().to_owned(),
             role: role.to_owned(),

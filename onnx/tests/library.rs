@@ -59,7 +59,7 @@ fn without_a_library_the_rust_engine_is_chosen_and_the_error_says_where_was_look
     assert!(text.contains("pip install onnxruntime"), "{text}");
     assert!(text.contains("auto = rust"), "{text}");
     // A provider needs ONNX Runtime: no quiet run on the processor.
-    assert!(text.contains("cuda = error: no ONNX Runtime"), "{text}");
+    assert!(text.contains("cuda = error: execution provider `cuda`: no ONNX Runtime"), "{text}");
 }
 
 #[test]

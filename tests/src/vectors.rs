@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use image_sdl::onnx::Backend;
 use image_sdl::{
-    Alpha, BundleRef, Colour, Decoder, EncodeOptions, Error, Metadata, Model, Picture, encode_with,
+    Alpha, BundleRef, Colour, Decoder, EncodeOptions, Error, LatentMethod, Metadata, Model, Picture,
+    encode_with,
 };
 use moxcms::ColorProfile;
 use serde::{Deserialize, Serialize};
@@ -171,6 +172,7 @@ pub struct Recipe {
 #[must_use]
 pub fn recipes() -> Vec<Recipe> {
     let quality = |quality: u8| EncodeOptions::default().with_quality(quality);
+    let palette = |level: u8, dither| quality(level).with_method(LatentMethod::Palette { dither });
     let built_in = |name, source, options| Recipe { name, source, options, bundle: None };
     let blocks = |name, source, options| Recipe { name, source, options, bundle: Some("blocks") };
     let mut duration = quality(30);
@@ -204,6 +206,8 @@ pub fn recipes() -> Vec<Recipe> {
         blocks("blocks-lowest", photograph(0, 0, 130, 90), quality(0)),
         blocks("blocks-highest", photograph(150, 110, 40, 30), quality(100)),
         blocks("blocks-tiles", scene(530, 520), quality(20)),
+        blocks("blocks-palette", photograph(60, 120, 101, 75), palette(60, false)),
+        blocks("blocks-dither", scene(530, 40), palette(50, true)),
         blocks("blocks-metadata", with_metadata(scene(30, 30)), quality(30)),
     ]
 }

@@ -186,4 +186,25 @@ fn a_bundle_that_is_nowhere_is_an_error_that_names_it_and_what_to_do() {
     let id: String = blocks(Backend::Rust).bundle().id().short().iter().map(|b| format!("{b:02x}")).collect();
     let words = error.to_string();
     assert!(words.contains(&id) && words.contains("sdl model import"), "{words}");
+    // A new file also gives the name; another bundle of that name is not taken for it.
+    let source = photograph(0, 0, 32, 32);
+    let bytes =
+        encode_with(&blocks(Backend::Rust), &source, &image_sdl::EncodeOptions::default()).unwrap().bytes;
+    let said = |bytes: &[u8]| decode(bytes, &options(Backend::Rust, 1)).unwrap_err().to_string();
+    let words = said(&bytes);
+    let store = std::env::var("SDL_MODEL_DIR").unwrap();
+    assert!(words.contains(&format!("blocks@1 (id {id})")) && words.contains(&store), "{words}");
+    let other = std::path::Path::new(&store).join("blocks");
+    std::fs::create_dir(&other).unwrap();
+    for entry in std::fs::read_dir(folder("bundles").join("blocks")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), other.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(other.join("more.txt"), "another content").unwrap();
+    let words = said(&bytes);
+    assert!(words.contains("is not used") && words.contains("another content"), "{words}");
+    // One that lies under the name of the right one is found out when it is opened.
+    let claimed = format!("blocks@1.{}", blocks(Backend::Rust).bundle().id());
+    std::fs::rename(&other, std::path::Path::new(&store).join(claimed)).unwrap();
+    assert!(said(&bytes).contains("its name says"), "{}", said(&bytes));
 }

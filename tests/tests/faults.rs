@@ -111,10 +111,9 @@ fn sizes_that_the_data_does_not_have_are_refused() {
 
 #[test]
 fn what_a_newer_version_wrote_is_unsupported_and_not_damaged() {
-    let changes: [fn(&mut Container); 5] = [
+    let changes: [fn(&mut Container); 4] = [
         |c| c.header[12] = 1,
         |c| c.header[13] |= 8,
-        |c| c.header[13] |= 0x20,
         |c| c.chunks.insert(0, (b'Z', vec![1, 2, 3])),
         |c| c.chunks.push((0x80, Vec::new())),
     ];
@@ -189,9 +188,38 @@ fn a_file_of_another_generation_says_which_one_it_needs() {
 }
 
 #[test]
-fn a_file_of_a_bundle_without_tables_that_claims_tables_is_refused() {
-    let error = refused("blocks-17x33", |c| c.header[13] &= !0x30);
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+fn a_file_that_claims_another_method_than_its_own_is_refused() {
+    const METHOD: u8 = 0x30;
+    for name in ["17x33", "blocks-17x33", "blocks-palette"] {
+        let own = vector(name)[13] & METHOD;
+        for claimed in (0..4).map(|code| code << 4).filter(|claimed| *claimed != own) {
+            let error = refused(name, |c| c.header[13] = c.header[13] & !METHOD | claimed);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{name} as {claimed:#x}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_palette_that_is_none_is_refused() {
+    fn palette(c: &mut Container) -> &mut Vec<u8> {
+        &mut c.chunks.iter_mut().find(|(kind, _)| *kind == b'Q').unwrap().1
+    }
+    let errors = [
+        refused("blocks-palette", |c| c.chunks.retain(|(kind, _)| *kind != b'Q')),
+        refused("blocks-palette", |c| palette(c).clear()),
+        refused("blocks-palette", |c| palette(c).truncate(60)),
+        refused("blocks-palette", |c| palette(c)[1..5].copy_from_slice(&f32::NAN.to_le_bytes())),
+        refused("blocks-palette", |c| palette(c)[1..5].copy_from_slice(&f32::MAX.to_le_bytes())),
+        // More and fewer entries than were written.
+        refused("blocks-palette", |c| palette(c)[0] = 255),
+        refused("blocks-palette", |c| palette(c)[0] = 0),
+        // A plan and a denoiser that the bundle does not have.
+        refused("blocks-palette", |c| c.chunks.insert(0, (b'T', vec![65, 0, 8, 0]))),
+        refused("17x33", |c| c.chunks.insert(0, (b'N', vec![3, 0, 1]))),
+    ];
+    for (at, error) in errors.iter().enumerate() {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "case {at}: {error}");
+    }
 }
 
 #[test]

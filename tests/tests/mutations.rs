@@ -36,7 +36,7 @@ fn twenty_thousand_damaged_files_are_errors_without_panic_hang_or_huge_allocatio
     const INPUTS: usize = 20_000;
     const MOST_MEMORY: u64 = 256 << 20;
     const SLOWEST: Duration = Duration::from_secs(2);
-    let names = ["1x1", "17x33", "rgba-float", "metadata", "blocks-1x1", "blocks-17x33"];
+    let names = ["1x1", "17x33", "rgba-float", "metadata", "blocks-1x1", "blocks-17x33", "blocks-palette"];
     let vectors: Vec<Vec<u8>> = read_vectors()
         .into_iter()
         .filter(|vector| names.iter().any(|name| vector.file == format!("{name}.sdl")))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use image_sdl::{DecodeOptions, Decoder, EXTENSION};
+use image_sdl::{DecodeOptions, Decoder, EXTENSION, Synthesis};
 use serde_json::json;
 
 use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
@@ -13,6 +13,7 @@ use crate::batch::{self, Done, Words};
 use crate::failure::Failure;
 use crate::files::{self, Job, Naming, Output};
 use crate::models::Models;
+use crate::progress::Line;
 use crate::sink::{self, Format};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -53,6 +54,14 @@ pub(crate) struct Decode {
     /// Refuse pictures that need more
     #[arg(long, value_name = "BYTES[k|M|G]", default_value = "1Gi")]
     max_memory: Bytes,
+    /// Decoder of the model that makes the pixels: `fidelity` stays close to the source, `natural` looks better and is less close
+    /// [default: the one that the file's author meant]
+    #[arg(long, value_name = "fidelity|natural")]
+    decoder: Option<Synthesis>,
+    /// Steps of the denoiser, instead of those that the file says: fewer are faster, 0 is none. Files that are not to be denoised
+    /// stay as they are
+    #[arg(long, value_name = "N")]
+    denoise_steps: Option<u8>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -89,7 +98,7 @@ impl Decode {
             &self.report,
             Words::Report,
             |(job, _)| job.input.name(),
-            |(job, format)| self.one(job, *format, &models, threads),
+            |(job, format)| self.one(job, *format, &models, threads, &Line::new(jobs.len(), &self.report)),
         )
     }
 
@@ -106,14 +115,24 @@ impl Decode {
         }
     }
 
-    fn one(&self, job: &Job, format: Format, models: &Models, threads: usize) -> Result<Done, Failure> {
+    fn one(
+        &self,
+        job: &Job,
+        format: Format,
+        models: &Models,
+        threads: usize,
+        line: &Line,
+    ) -> Result<Done, Failure> {
         let began = Instant::now();
         job.output.check_free(self.no_overwrite)?;
         let bytes = job.input.read(self.max_memory.0)?;
-        let decoder = Decoder::new(Cursor::new(&bytes))?;
+        let mut decoder = Decoder::new(Cursor::new(&bytes))?;
         let header = decoder.header().clone();
-        let model = models.for_file(header.bundle)?;
-        let options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
+        let model = models.for_file(&mut decoder)?;
+        let mut options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
+        options.synthesis = self.decoder;
+        options.denoise_steps = self.denoise_steps;
+        options.progress = line.listener();
         let started = Instant::now();
         let mut decoder = decoder.with_model(model);
         let picture = decoder.decode(&options)?;
@@ -138,9 +157,10 @@ impl Decode {
         );
         if self.report.verbose > 0 {
             text += &format!(
-                "\n  hyper-synthesis {:.3} s, entropy {:.3} s, synthesis {:.3} s, decoding {:.3} s; {threads} thread(s)",
+                "\n  hyper-synthesis {:.3} s, entropy {:.3} s, denoising {:.3} s, synthesis {:.3} s, decoding {:.3} s; {threads} thread(s)",
                 times.hyper_synthesis.as_secs_f64(),
                 times.entropy.as_secs_f64(),
+                times.denoising.as_secs_f64(),
                 times.synthesis.as_secs_f64(),
                 times.total.as_secs_f64(),
             );

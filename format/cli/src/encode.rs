@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use image::ImageFormat;
-use image_sdl::{EXTENSION, EncodeOptions, Model, Rate, encode_with};
+use image_sdl::{Denoise, EXTENSION, EncodeOptions, LatentMethod, Model, Rate, Synthesis, encode_with};
 use serde_json::json;
 
 use crate::args::{Bytes, EngineArgs, Jobs, ReportArgs};
@@ -13,6 +13,7 @@ use crate::batch::{self, Done, Words};
 use crate::failure::Failure;
 use crate::files::{self, Job, Naming};
 use crate::models::Models;
+use crate::progress::Line;
 use crate::source::{self, Reading, Strip};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -71,6 +72,23 @@ pub(crate) struct Encode {
     /// Refuse pictures that need more
     #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
     max_memory: Bytes,
+    /// Decoder of the model that the file shall be shown with
+    #[arg(long, value_name = "fidelity|natural", default_value = "fidelity", hide_default_value = true)]
+    decoder: Synthesis,
+    /// How a model without tables of its own codes its latent [default: what the model is made for]
+    #[arg(long, value_name = "scalar|palette|codebook", hide_possible_values = true)]
+    method: Option<MethodName>,
+    /// With --method palette: spread errors over neighbours (Floyd and Steinberg)
+    #[arg(long)]
+    dither: bool,
+    /// Whether the file is denoised when it is decoded, if the model has a denoiser: `off`, or a part of its noise schedule and a
+    /// number of steps, such as 0.04:4 [default: as the quantiser needs it; -e 8 tries what is best]
+    #[arg(long, value_name = "auto|off|STRENGTH:STEPS", default_value = "auto", hide_default_value = true,
+          value_parser = denoise)]
+    denoise: Denoise,
+    /// A whole recipe: sd-2022 is 256 vectors of 8 bits, dithered, and 4 denoising steps at strength 0.04 where the model has a denoiser
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "dither", "denoise", "quality", "target_size", "target_bpp"])]
+    preset: Option<Preset>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -83,6 +101,35 @@ enum Part {
     Exif,
     Xmp,
     Icc,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    Scalar,
+    Palette,
+    Codebook,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    #[value(name = "sd-2022")]
+    Sd2022,
+}
+
+fn denoise(given: &str) -> Result<Denoise, String> {
+    match given {
+        "auto" => return Ok(Denoise::Auto),
+        "off" => return Ok(Denoise::Off),
+        _ => {}
+    }
+    let parts = given.split_once(':').and_then(|(strength, steps)| {
+        let strength =
+            strength.parse().ok().filter(|strength| (f32::MIN_POSITIVE..1.0).contains(strength))?;
+        Some(Denoise::Strength(strength, steps.parse().ok().filter(|steps| *steps > 0)?))
+    });
+    parts.ok_or_else(|| {
+        "give auto, off, or a strength below 1 and a number of steps, such as 0.04:4".to_owned()
+    })
 }
 
 fn positive(given: &str) -> Result<f64, String> {
@@ -120,7 +167,7 @@ impl Encode {
             &self.report,
             Words::Report,
             |job| job.input.name(),
-            |job| self.one(job, &models, &model, threads),
+            |job| self.one(job, &models, &model, threads, &Line::new(jobs.len(), &self.report)),
         )
     }
 
@@ -137,7 +184,36 @@ impl Encode {
         Strip { icc: has(Part::Icc), exif: has(Part::Exif), xmp: has(Part::Xmp) }
     }
 
-    fn one(&self, job: &Job, models: &Models, model: &Model, threads: usize) -> Result<Done, Failure> {
+    /// What the user asked for, as far as it is no matter of the engine.
+    fn options(&self, model: &Model, threads: usize) -> Result<EncodeOptions, Failure> {
+        let mut options = EncodeOptions::default().with_effort(self.effort).with_threads(threads);
+        options.rate = self.rate();
+        options.synthesis = self.decoder;
+        options.denoise = self.denoise;
+        options.method = match self.method {
+            None if self.dither => return Err(Failure::usage("--dither is for --method palette")),
+            Some(MethodName::Scalar | MethodName::Codebook) if self.dither => {
+                return Err(Failure::usage("--dither is for --method palette"));
+            }
+            None => None,
+            Some(MethodName::Scalar) => Some(LatentMethod::Scalar),
+            Some(MethodName::Palette) => Some(LatentMethod::Palette { dither: self.dither }),
+            Some(MethodName::Codebook) => Some(LatentMethod::Codebook),
+        };
+        Ok(match self.preset {
+            Some(Preset::Sd2022) => options.with_preset_2022(model),
+            None => options,
+        })
+    }
+
+    fn one(
+        &self,
+        job: &Job,
+        models: &Models,
+        model: &Model,
+        threads: usize,
+        line: &Line,
+    ) -> Result<Done, Failure> {
         let began = Instant::now();
         job.output.check_free(self.no_overwrite)?;
         let bytes = job.input.read(self.max_memory.0)?;
@@ -152,8 +228,8 @@ impl Encode {
         let read = bytes.len();
         drop(bytes);
         let started = Instant::now();
-        let mut options = EncodeOptions::default().with_effort(self.effort).with_threads(threads);
-        options.rate = self.rate();
+        let mut options = self.options(model, threads)?;
+        options.progress = line.listener();
         let encoded = encode_with(model, &picture, &options)?;
         let coding = started.elapsed().as_secs_f64();
         job.make_folder()?;
@@ -173,6 +249,15 @@ impl Encode {
             began.elapsed().as_secs_f64()
         );
         if self.report.verbose > 0 {
+            if let Some(denoising) = encoded.denoising {
+                text += &format!(
+                    "\n  to be denoised from timestep {} in {} step(s)",
+                    denoising.timestep, denoising.steps
+                );
+            }
+            if let Some(error) = encoded.latent_error {
+                text += &format!("\n  squared error of the latent {error:.5}");
+            }
             let length = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
             text += &format!(
                 "\n  read {read} bytes; ICC {}, Exif {}, XMP {} bytes; model {} on {}; effort {}, {threads} thread(s), \
@@ -193,6 +278,8 @@ impl Encode {
             "bpp": bpp,
             "quality": encoded.quality,
             "model": model.reference().to_string(),
+            "latent_error": encoded.latent_error,
+            "denoise": encoded.denoising.map(|d| json!({ "timestep": d.timestep, "steps": d.steps })),
             "seconds": began.elapsed().as_secs_f64(),
             "megapixels_per_second": speed,
             "notes": notes,

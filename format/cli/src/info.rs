@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use image_sdl::onnx::{self, Store, StoreEntry};
-use image_sdl::{BundleRef, ChunkInfo, Decoder, EXTENSION, Header, Metadata, Method, ReferenceName};
+use image_sdl::{
+    BundleRef, ChunkInfo, Decoder, Denoising, EXTENSION, Header, Metadata, Method, ReferenceName,
+};
 use serde_json::json;
 
 use crate::args::ReportArgs;
@@ -17,7 +19,9 @@ use crate::files::{self, Found, Input};
 pub(crate) const SCHEMA: &str = "\
 --json prints one object a file, one line each; fields may be added, these stay (`schema` is 1):
   file, width, height, colour (rgb|grey), bits, alpha_bits (null without), lossless, quality, bytes, bpp,
-  method, tiles, duration_us (null without), natural, reference (the picture that a delta picture needs; null for others),
+  method (trained|scalar|palette|codebook), tiles, duration_us (null without), natural,
+  reference (the picture that a delta picture needs; null for others),
+  denoise: timestep, steps (null without),
   model: reference, name (null where unknown), here,
   metadata: icc, exif, xmp (bytes before compression; 0 is none),
   chunks: a list of type, name, offset, bytes
@@ -62,6 +66,8 @@ impl Info {
         // A damaged file still says what its header knows.
         let metadata = decoder.metadata().cloned();
         let reference = decoder.reference().ok().flatten();
+        let denoising = decoder.denoising().ok().flatten();
+        let label = decoder.bundle_label().ok().flatten().map(str::to_owned);
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {
@@ -69,7 +75,7 @@ impl Info {
                 Ok(chunks) => (metadata, chunks, None),
             },
         };
-        let about = About { header, reference, metadata, chunks };
+        let about = About { header, reference, metadata, label, denoising, chunks };
         let mut text = about.text(here, failure.is_none(), self.report.verbose > 0);
         if many {
             text = format!("{}:\n{text}", found.input.name());
@@ -111,6 +117,9 @@ struct About {
     header: Header,
     reference: Option<ReferenceName>,
     metadata: Metadata,
+    /// What the file itself calls its bundle.
+    label: Option<String>,
+    denoising: Option<Denoising>,
     chunks: Vec<ChunkInfo>,
 }
 
@@ -138,7 +147,10 @@ impl About {
             format!("SDL image, {}x{}, lossy (neural), 8-bit {colour}{alpha}", header.width, header.height);
         let model = match here.label(header.bundle) {
             Some(label) => format!("{} ({label}), here", header.bundle),
-            None => format!("{}, not here", header.bundle),
+            None => {
+                let label = self.label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
+                format!("{}{label}, not here", header.bundle)
+            }
         };
         text += &format!("\nmodel:    {model}\nquality:  {}", header.quality);
         text += &format!("\nsize:     {} bytes, {:.4} bpp", header.length, self.bpp());
@@ -158,6 +170,9 @@ impl About {
                 "\nmetadata: {}",
                 if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
             );
+        }
+        if let Some(Denoising { timestep, steps }) = self.denoising {
+            text += &format!("\ndenoise:  from timestep {timestep} in {steps} step(s)");
         }
         if header.natural {
             text += "\ndecoder:  natural";
@@ -211,13 +226,16 @@ impl About {
             "method": match header.method {
                 Method::Trained => "trained",
                 Method::Scalar => "scalar",
+                Method::Palette => "palette",
+                Method::Codebook => "codebook",
                 other => other.name(),
             },
             "tiles": self.tiles(),
             "duration_us": header.duration,
             "natural": header.natural,
             "reference": self.reference.map(|reference| reference.to_string()),
-            "model": { "reference": header.bundle.to_string(), "name": label, "here": label.is_some() },
+            "denoise": self.denoising.map(|d| json!({ "timestep": d.timestep, "steps": d.steps })),
+            "model": { "reference": header.bundle.to_string(), "name": label.as_ref().or(self.label.as_ref()), "here": label.is_some() },
             "metadata": { "icc": icc, "exif": exif, "xmp": xmp },
             "chunks": chunks,
         })

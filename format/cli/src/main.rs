@@ -15,6 +15,7 @@ mod info;
 mod model;
 mod models;
 mod output;
+mod progress;
 mod sink;
 mod source;
 mod verify;

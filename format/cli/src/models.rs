@@ -1,9 +1,10 @@
 //! Models for the whole run, each found and loaded once.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
-use image_sdl::{BundleRef, Model, Settings};
+use image_sdl::{BundleRef, Decoder, Model, Settings};
 
 use crate::failure::Failure;
 
@@ -26,13 +27,14 @@ impl Models {
     }
 
     /// The model that a file names.
-    pub fn for_file(&self, reference: BundleRef) -> Result<Model, Failure> {
+    pub fn for_file<R: Read>(&self, decoder: &mut Decoder<R>) -> Result<Model, Failure> {
+        let reference = decoder.header().bundle;
         // Held while it is looked for: two files must not open the same bundle twice.
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = found.get(&reference) {
             return Ok(model.clone());
         }
-        let model = Model::for_file(reference, self.settings.clone())?;
+        let model = decoder.find_model(self.settings.clone())?;
         found.insert(reference, model.clone());
         Ok(model)
     }

@@ -76,8 +76,8 @@ pub(crate) fn read(
 
 /// An SDL file as a source: its pixels are in the form that the encoder takes.
 fn read_sdl(bytes: &[u8], reading: &Reading<'_>) -> Result<Picture, Failure> {
-    let decoder = Decoder::new(Cursor::new(bytes))?;
-    let model = reading.models.for_file(decoder.header().bundle)?;
+    let mut decoder = Decoder::new(Cursor::new(bytes))?;
+    let model = reading.models.for_file(&mut decoder)?;
     let options = DecodeOptions::default().with_threads(reading.threads).with_max_bytes(reading.max_memory);
     let picture = decoder.with_model(model).decode(&options)?;
     let turned = picture.metadata.exif.as_deref().and_then(Orientation::from_exif_chunk);

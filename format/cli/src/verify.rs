@@ -57,8 +57,8 @@ impl Verify {
 
     fn one(&self, found: &Found, models: &Models, threads: usize) -> Result<Done, Failure> {
         let bytes = found.input.read(self.max_memory.0)?;
-        let decoder = Decoder::new(Cursor::new(&bytes))?;
-        let model = models.for_file(decoder.header().bundle)?;
+        let mut decoder = Decoder::new(Cursor::new(&bytes))?;
+        let model = models.for_file(&mut decoder)?;
         let mut decoder = decoder.with_model(model);
         let options = DecodeOptions::default().with_threads(threads).with_max_bytes(self.max_memory.0);
         let name = found.input.name();

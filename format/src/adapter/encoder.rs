@@ -7,6 +7,7 @@ use image::error::UnsupportedError;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageResult};
 
 use super::{convert, encoding};
+use crate::codec::model_of;
 use crate::{EncodeOptions, Error, Metadata, Model, Picture, encode_with};
 
 /// Writes a picture for the `image` crate: `DynamicImage::write_with_encoder` takes it.
@@ -68,7 +69,7 @@ impl<W: Write> ImageEncoder for SdlEncoder<W> {
         );
         let picture =
             convert::picture_from_bytes(buf, width, height, color_type, self.metadata).map_err(encoding)?;
-        let model = self.model.map_or_else(Model::built_in, Ok).map_err(encoding)?;
+        let model = self.model.map_or_else(|| model_of(&self.options), Ok).map_err(encoding)?;
         let file = encode_with(&model, &picture, &self.options).map_err(encoding)?.bytes;
         self.output.write_all(&file)?;
         Ok(())
@@ -94,14 +95,14 @@ pub fn encode_dynamic(image: &DynamicImage, metadata: Metadata) -> Result<Pictur
     convert::picture_from_dynamic(image, metadata)
 }
 
-/// Encodes with the built-in model into a file, which appears whole or not at all: it is written beside `path` and renamed.
+/// Encodes with the built-in model, or the one that the options name, into a file, which appears whole or not at all: it is written beside `path` and renamed.
 ///
 /// # Errors
 ///
 /// As [`encode_with`], and [`Error::Io`].
 pub fn save(image: &DynamicImage, path: impl AsRef<Path>, options: &EncodeOptions) -> Result<(), Error> {
     let picture = encode_dynamic(image, Metadata::default())?;
-    let file = encode_with(&Model::built_in()?, &picture, options)?.bytes;
+    let file = encode_with(&model_of(options)?, &picture, options)?.bytes;
     crate::write_whole(path.as_ref(), &file)?;
     Ok(())
 }

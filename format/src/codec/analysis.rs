@@ -10,7 +10,15 @@ use crate::{Colour, Error, Picture};
 /// Pixels of margin around a tile: the receptive field of the analysis is a matter of quality, not of the format.
 const MARGIN_PIXELS: usize = 64;
 
-/// The latent of `tile` on its padded grid, (C, H, W), scaled as the bundle says.
+/// What the analysis says of a tile, each (C, H, W) on its padded grid.
+pub(crate) struct Analysed {
+    /// The latent, scaled as the bundle says.
+    pub latent: Vec<f32>,
+    /// The logarithm of the variance that the model gives to it, likewise scaled, if its graph has a second output.
+    pub log_variance: Option<Vec<f32>>,
+}
+
+/// Runs the analysis on `tile`.
 ///
 /// `grid` is the latent of the whole picture.
 pub(crate) fn analyse(
@@ -19,7 +27,7 @@ pub(crate) fn analyse(
     picture: &Picture,
     grid: Grid,
     tile: Rect,
-) -> Result<Vec<f32>, Error> {
+) -> Result<Analysed, Error> {
     let stride = model.stride();
     let padded = model.padded(tile.grid());
     // The window in latent positions: the padded tile and a margin as far as the (padded) picture goes.
@@ -37,33 +45,48 @@ pub(crate) fn analyse(
     );
     let shape = [1, 3, height, width];
     let input = &graph.inputs()[0].name;
-    let output = &graph.outputs()[0].name;
-    let result = graph.run(&[(input, TensorView::f32(&shape, &pixels)?)], &[output])?;
-    let latent =
-        result.into_iter().next().ok_or_else(|| Error::corrupt("the analysis graph returned nothing"))?;
+    let outputs: Vec<&str> = graph.outputs().iter().take(2).map(|output| output.name.as_str()).collect();
+    let mut results = graph.run(&[(input, TensorView::f32(&shape, &pixels)?)], &outputs)?.into_iter();
+    let latent = results.next().ok_or_else(|| Error::corrupt("the analysis graph returned nothing"))?;
+    let log_variance = results.next();
     let shape = latent.shape().to_vec();
     let channels = model.channels();
-    if shape.len() != 4 || shape[1] < channels || shape[2] != window.height || shape[3] != window.width {
+    let other = log_variance.as_ref().is_some_and(|second| second.shape() != shape);
+    if other
+        || shape.len() != 4
+        || shape[1] < channels
+        || shape[2] != window.height
+        || shape[3] != window.width
+    {
         return Err(Error::corrupt(format!(
             "the analysis graph of {} returned {shape:?} for {height}x{width} pixels; its manifest says {channels} channels at \
              stride {stride}",
             model.bundle().manifest().name
         )));
     }
-    let latent = latent.into_f32()?;
     let settings = &model.bundle().manifest().latent;
-    let mut result = Vec::with_capacity(channels * padded.area());
-    for c in 0..channels {
-        let (scale, shift) = (settings.scale.at(c), settings.shift.at(c));
-        for y in 0..padded.height {
-            let from = (c * window.height + y + tile.y - window.y) * window.width + tile.x - window.x;
-            result.extend(latent[from..from + padded.width].iter().map(|v| (v - shift) * scale));
+    // The tile out of the window, each value given by its channel and what the graph returned.
+    let tile_of = |values: &[f32], value: &dyn Fn(usize, f32) -> f32| {
+        let mut result = Vec::with_capacity(channels * padded.area());
+        for c in 0..channels {
+            for y in 0..padded.height {
+                let from = (c * window.height + y + tile.y - window.y) * window.width + tile.x - window.x;
+                result.extend(values[from..from + padded.width].iter().map(|v| value(c, *v)));
+            }
         }
-    }
-    if result.iter().any(|v| !v.is_finite()) {
-        return Err(Error::corrupt("the analysis graph returned a value that is not a number"));
-    }
-    Ok(result)
+        if result.iter().any(|v| !v.is_finite()) {
+            return Err(Error::corrupt("the analysis graph returned a value that is not a number"));
+        }
+        Ok(result)
+    };
+    let scaled = |c: usize, v: f32| (v - settings.shift.at(c)) * settings.scale.at(c);
+    let latent = tile_of(&latent.into_f32()?, &scaled)?;
+    let log_scaled = |c: usize, v: f32| v + 2.0 * settings.scale.at(c).ln();
+    let log_variance = match log_variance {
+        Some(values) => Some(tile_of(&values.into_f32()?, &log_scaled)?),
+        None => None,
+    };
+    Ok(Analysed { latent, log_variance })
 }
 
 /// Pixels of a rectangle as (3, H, W) in `range`; outside the picture its border repeats.

@@ -4,20 +4,25 @@ use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sdl_onnx::role;
+use sdl_onnx::{Graph, role};
 
+use super::blend::Blending;
 use super::delta::{Kept, Reference, ReferenceName};
+use super::denoise::{self, Denoising};
 use super::encode::hyper_mean;
-use super::model::{Model, Settings};
-use super::synthesis::{self, Latent, synthesise};
+use super::model::{self, Model, Settings};
+use super::plan::TilePlan;
+use super::progress::{Progress, Stage, tell};
+use super::synthesis::{self, Latent, Synthesis, synthesise};
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
 use crate::entropy::{LatentShape, RangeDecoder};
 use crate::latent::delta::{Plan, TileState};
-use crate::latent::scalar::{self, Quantiser};
+use crate::latent::palette::Palette;
+use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, Tables};
-use crate::latent::{checksum_i16, checksum_i32};
+use crate::latent::{Coding, checksum_i16};
 use crate::{AlphaDepth, ChunkInfo, Colour, Error, Header, Metadata, Method, Picture};
 
 /// Memory that a picture may take unless the caller says otherwise: enough for 250 megapixels.
@@ -34,11 +39,26 @@ pub struct DecodeOptions {
     pub max_bytes: u64,
     /// Engine, provider and device.
     pub settings: Settings,
+    /// Which of the bundle's decoders makes the pixels. `None`: the one that the file's author meant, as far as the bundle
+    /// has it. One that is asked for and not in the bundle is an error.
+    pub synthesis: Option<Synthesis>,
+    /// Steps of the denoiser instead of those that the file says; 0 leaves the latent as it was stored. Of no effect on files
+    /// that are not to be denoised.
+    pub denoise_steps: Option<u8>,
+    /// Who is told about long work.
+    pub progress: Option<Progress>,
 }
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        DecodeOptions { threads: 0, max_bytes: DEFAULT_MAX_BYTES, settings: Settings::default() }
+        DecodeOptions {
+            threads: 0,
+            max_bytes: DEFAULT_MAX_BYTES,
+            settings: Settings::default(),
+            synthesis: None,
+            denoise_steps: None,
+            progress: None,
+        }
     }
 }
 
@@ -60,6 +80,24 @@ impl DecodeOptions {
     pub fn with_settings(self, settings: Settings) -> Self {
         DecodeOptions { settings, ..self }
     }
+
+    /// Steps of the denoiser, instead of those that the file says; 0 is none.
+    #[must_use]
+    pub fn with_denoise_steps(self, steps: u8) -> Self {
+        DecodeOptions { denoise_steps: Some(steps), ..self }
+    }
+
+    /// Somebody to be told about long work, and to stop it.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        DecodeOptions { progress: Some(progress), ..self }
+    }
+
+    /// One of the bundle's decoders, whatever the file's author meant.
+    #[must_use]
+    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
+        DecodeOptions { synthesis: Some(synthesis), ..self }
+    }
 }
 
 /// Where the time of a decode went: wall-clock, tiles on several threads added up.
@@ -70,6 +108,8 @@ pub struct StageTimes {
     pub hyper_synthesis: Duration,
     /// Range decoding and everything that chooses its tables.
     pub entropy: Duration,
+    /// The denoiser.
+    pub denoising: Duration,
     /// The synthesis graph, with the conversion of its input and output.
     pub synthesis: Duration,
     /// Everything, from the first chunk to the picture.
@@ -102,6 +142,10 @@ pub struct Decoder<R> {
     /// The picture that this one is coded against.
     before: Option<ReferenceName>,
     metadata: Metadata,
+    /// NAME@VERSION of the bundle, as the file gives it: for people alone.
+    label: Option<String>,
+    denoising: Option<Denoising>,
+    plan: Option<TilePlan>,
     /// The first chunk that is no metadata, read but not used yet.
     pending: Option<(u8, Vec<u8>)>,
     metadata_done: bool,
@@ -128,6 +172,9 @@ impl<R: Read> Decoder<R> {
             chunks: ChunkReader::new(input)?,
             before: None,
             metadata: Metadata::default(),
+            label: None,
+            denoising: None,
+            plan: None,
             pending: None,
             metadata_done: false,
             model: None,
@@ -165,6 +212,16 @@ impl<R: Read> Decoder<R> {
                 Some((kind @ (chunk_type::ICC | chunk_type::EXIF | chunk_type::XMP), payload)) => {
                     metadata::read(kind, &payload, &mut self.metadata)?;
                 }
+                // What is no name, or one more, says nothing.
+                Some((chunk_type::BUNDLE, payload)) => {
+                    self.label = self.label.take().or_else(|| label(&payload));
+                }
+                Some((chunk_type::DENOISING, payload)) if self.denoising.is_none() => {
+                    self.denoising = Some(Denoising::parse(&payload)?);
+                }
+                Some((chunk_type::PLAN, payload)) if self.plan.is_none() => {
+                    self.plan = Some(TilePlan::parse(&payload)?);
+                }
                 other => {
                     self.pending = other;
                     self.metadata_done = true;
@@ -182,6 +239,43 @@ impl<R: Read> Decoder<R> {
     pub fn reference(&mut self) -> Result<Option<ReferenceName>, Error> {
         self.metadata()?;
         Ok(self.before)
+    }
+
+    /// The name of the bundle (NAME@VERSION) as the file gives it, if it does: only the id counts. Reads up to where the picture
+    /// itself begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn bundle_label(&mut self) -> Result<Option<&str>, Error> {
+        self.metadata()?;
+        Ok(self.label.as_deref())
+    }
+
+    /// The model that the file names, out of the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingBundle`] with the name that the file gives, where the bundle was looked for, and what to do.
+    pub fn find_model(&mut self, settings: Settings) -> Result<Model, Error> {
+        match Model::for_file(self.header().bundle, settings) {
+            Err(Error::Model(sdl_onnx::Error::Missing { wanted, searched })) => {
+                // The name makes the message better; without it the bundle is missing all the same.
+                let label = self.bundle_label().ok().flatten();
+                Err(Error::MissingBundle(model::missing(&wanted, label, &searched)))
+            }
+            other => other,
+        }
+    }
+
+    /// How the latent is denoised, if it is; reads up to where the picture itself begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of damaged chunks.
+    pub fn denoising(&mut self) -> Result<Option<Denoising>, Error> {
+        self.metadata()?;
+        Ok(self.denoising)
     }
 
     /// Every chunk of the file, in order, with its checksum checked; nothing is decoded and no model is needed.
@@ -239,6 +333,7 @@ impl<R: Read> Decoder<R> {
             None => self.read_latent(None, options)?,
         };
         let Known { model, parts, grid, latent, .. } = known;
+        let latent = self.denoise(&model, grid, latent, options)?;
         let header = self.header().clone();
         let (width, height) = (u32::from(header.width), u32::from(header.height));
         let colour = if header.grey { Colour::Grey } else { Colour::Rgb };
@@ -246,30 +341,22 @@ impl<R: Read> Decoder<R> {
         let began = Instant::now();
         let threads = parallel::thread_count(options.threads);
         let (at_once, graph_threads) = model.share(threads);
-        let graph = model.graph(role::SYNTHESIS, graph_threads)?;
-        let windows = synthesis::windows(&model, grid, at_once);
+        let role = Synthesis::role_for(&model, header.natural, options.synthesis);
+        let graph = model.graph(role, graph_threads)?;
         let size = (width, height);
-        let stride = model.stride();
-        let row = width as usize * colour.channels();
-        let mut pixels = vec![0u8; row * height as usize];
-        // A row of windows at a time: what waits to be copied stays small beside the picture.
-        let mut rest = windows.as_slice();
-        while let Some(first) = rest.first() {
-            let count = rest.iter().take_while(|w| w.y == first.y).count().max(at_once).min(rest.len());
-            let (now, later) = rest.split_at(count);
-            let parts = parallel::map(now, at_once, |_, &window| {
-                synthesise(&model, graph.as_ref(), &latent, grid, window, size, colour)
-            })?;
-            for (window, part) in now.iter().zip(parts) {
-                let rows = (window.height * stride).min(height as usize - window.y * stride);
-                let bytes = part.len() / rows;
-                for (y, line) in part.chunks_exact(bytes).enumerate() {
-                    let at = (window.y * stride + y) * row + window.x * stride * colour.channels();
-                    pixels[at..at + bytes].copy_from_slice(line);
-                }
+        // A bit-exact synthesis is the same however it is cut: it needs no plan.
+        let plan = self.plan.filter(|_| !model.bundle().manifest().pixels.exact);
+        let pixels = match plan {
+            Some(plan) => {
+                let blending =
+                    Blending { model: &model, graph: graph.as_ref(), latent: &latent, grid, plan, at_once };
+                blending.pixels(size, colour, &options.progress)?
             }
-            rest = later;
-        }
+            None => {
+                let work = Windows { model: &model, graph: graph.as_ref(), latent: &latent, grid, at_once };
+                work.pixels(size, colour, &options.progress)?
+            }
+        };
         self.times.synthesis = began.elapsed();
 
         let mut picture = Picture::new(width, height, colour, pixels)?;
@@ -338,14 +425,20 @@ impl<R: Read> Decoder<R> {
     }
 
     fn model_for_file(&mut self, options: &DecodeOptions) -> Result<Model, Error> {
-        let header = self.chunks.header();
         let model = match self.model.take() {
-            Some(model) if model.reference() == header.bundle => model,
-            _ => Model::for_file(header.bundle, options.settings.clone())?,
+            Some(model) if model.reference() == self.header().bundle => model,
+            _ => self.find_model(options.settings.clone())?,
         };
-        if header.method == Method::Trained && model.tables().is_none() {
-            return Err(Error::corrupt("the file uses trained tables, and its bundle has none"));
-        }
+        let header = self.header();
+        match header.method {
+            Method::Trained if model.tables().is_none() => {
+                Err(Error::corrupt("the file uses trained tables, and its bundle has none"))
+            }
+            Method::Codebook if model.codebook().is_none() => {
+                Err(Error::corrupt("the file uses a codebook, and its bundle has none"))
+            }
+            _ => Ok(()),
+        }?;
         Ok(model)
     }
 
@@ -358,7 +451,10 @@ impl<R: Read> Decoder<R> {
         let pixels = u64::from(header.width) * u64::from(header.height);
         // Twice the latent: tiles as they are decoded, and the whole.
         let alpha = header.alpha.map_or(0, |depth| pixels * (4 + u64::from(depth.bits() / 8)));
-        let needed = pixels * samples + alpha + 2 * value * (grid.area() * model.channels()) as u64;
+        self.metadata()?;
+        // The denoiser has the noisy latent and its prediction beside them.
+        let copies = if self.denoising.is_some() { 4 } else { 2 };
+        let needed = pixels * samples + alpha + copies * value * (grid.area() * model.channels()) as u64;
         if needed > options.max_bytes {
             return Err(Error::Limits {
                 what: "the picture",
@@ -366,15 +462,26 @@ impl<R: Read> Decoder<R> {
                 limit: format!("{} bytes", options.max_bytes),
             });
         }
-        self.metadata()?;
+        if let Some(plan) = self.plan {
+            plan.check(model)?;
+        }
+        if self.denoising.is_some() && header.method == Method::Trained {
+            return Err(Error::corrupt(
+                "a latent of trained tables is not denoised, and the file asks for it",
+            ));
+        }
         let expected = tiles(grid).len();
-        let mut parts = Parts { before: self.before, quantiser: None, alpha: None, latents: Vec::new() };
+        let mut parts = Parts { before: self.before, coding: None, alpha: None, latents: Vec::new() };
         let mut chunk = self.pending.take();
         while let Some((kind, payload)) = chunk {
             match kind {
                 chunk_type::LATENT if parts.latents.len() < expected => parts.latents.push(payload),
-                chunk_type::QUANTISER if parts.quantiser.is_none() && parts.latents.is_empty() => {
-                    parts.quantiser = Some(Quantiser::parse(&payload, model.channels())?);
+                chunk_type::QUANTISER if parts.coding.is_none() && parts.latents.is_empty() => {
+                    parts.coding = match header.method {
+                        Method::Scalar => Some(Coding::Scalar(Quantiser::parse(&payload, model.channels())?)),
+                        Method::Palette => Some(Coding::Palette(Palette::parse(&payload, model.channels())?)),
+                        _ => return Err(Error::corrupt("there is a quantiser where none belongs")),
+                    };
                 }
                 chunk_type::ALPHA if parts.alpha.is_none() && parts.latents.is_empty() => {
                     parts.alpha = header.alpha.map(|depth| (depth, payload));
@@ -394,10 +501,42 @@ impl<R: Read> Decoder<R> {
         if parts.before.is_some() && header.method != Method::Trained {
             return Err(Error::corrupt("a delta picture without trained tables"));
         }
-        if (header.method == Method::Scalar) != parts.quantiser.is_some() {
-            return Err(Error::corrupt("the quantiser is missing, or there is one where none belongs"));
+        match header.method {
+            Method::Codebook => parts.coding = model.codebook().cloned().map(Coding::Codebook),
+            Method::Scalar | Method::Palette if parts.coding.is_none() => {
+                return Err(Error::corrupt("the quantiser is missing"));
+            }
+            _ => {}
         }
         Ok(parts)
+    }
+
+    /// A latent as the synthesis takes it: denoised if the file asks for it, and no longer scaled.
+    fn denoise(
+        &mut self,
+        model: &Model,
+        grid: Grid,
+        latent: Latent,
+        options: &DecodeOptions,
+    ) -> Result<Latent, Error> {
+        let Latent::Float(mut values) = latent else { return Ok(latent) };
+        let began = Instant::now();
+        let asked = self.denoising.and_then(|denoising| match options.denoise_steps {
+            Some(steps) => denoising.in_steps(steps),
+            None => Some(denoising),
+        });
+        if let Some(denoising) = asked {
+            let threads = parallel::thread_count(options.threads);
+            values = denoise::denoise(model, values, grid, denoising, self.plan, threads, &options.progress)?;
+        }
+        self.times.denoising = began.elapsed();
+        // The bundle's latent is (raw - shift) * scale; its graph takes the raw one.
+        let settings = &model.bundle().manifest().latent;
+        for (c, plane) in values.chunks_exact_mut(grid.area()).enumerate() {
+            let (scale, shift) = (settings.scale.at(c), settings.shift.at(c));
+            plane.iter_mut().for_each(|v| *v = *v / scale + shift);
+        }
+        Ok(Latent::Float(values))
     }
 
     /// The latent of the picture; with trained tables also its tiles, which a delta picture after this one needs.
@@ -414,33 +553,22 @@ impl<R: Read> Decoder<R> {
         let (at_once, graph_threads) = model.share(parallel::thread_count(options.threads));
         let mut times = StageTimes::default();
         let mut tiles = None;
-        let latent = match (&parts.quantiser, model.tables()) {
-            (Some(quantiser), _) => {
+        let latent = match (&parts.coding, model.tables()) {
+            (Some(coding), _) => {
                 let decoded = parallel::map(&rects, at_once, |tile, rect| {
                     let began = Instant::now();
                     let (stored, data) = split_checksum(&parts.latents[tile], tile)?;
                     let shape =
                         LatentShape { channels: model.channels(), height: rect.height, width: rect.width };
-                    let symbols = scalar::decode(data, shape)?;
-                    if checksum_i32(&symbols) != stored {
+                    let (values, sum) = coding.decode_tile(data, shape)?;
+                    if sum != stored {
                         return Err(Error::Checksum(format!("the symbols of tile {tile}")));
                     }
-                    Ok((quantiser.dequantise(&symbols), began.elapsed()))
+                    Ok((values, began.elapsed()))
                 })?;
                 times.entropy = decoded.iter().map(|(_, time)| *time).sum();
-                // The bundle's latent is (raw - shift) * scale; its graph takes the raw one.
-                let settings = &model.bundle().manifest().latent;
-                let mut whole = place(
-                    grid,
-                    model.channels(),
-                    &rects,
-                    decoded.iter().map(|(values, _)| values.as_slice()),
-                );
-                for (c, plane) in whole.chunks_exact_mut(grid.area()).enumerate() {
-                    let (scale, shift) = (settings.scale.at(c), settings.shift.at(c));
-                    plane.iter_mut().for_each(|v| *v = *v / scale + shift);
-                }
-                Latent::Float(whole)
+                let values = decoded.iter().map(|(values, _)| values.as_slice());
+                Latent::Float(place(grid, model.channels(), &rects, values))
             }
             (None, Some(tables)) => {
                 let graph = model.graph(role::HYPER_SYNTHESIS, graph_threads)?;
@@ -484,6 +612,52 @@ impl<R: Read> Decoder<R> {
         };
         self.times = times;
         Ok((grid, latent, tiles))
+    }
+}
+
+/// The synthesis in windows whose cuts do not show.
+struct Windows<'a> {
+    model: &'a Model,
+    graph: &'a dyn Graph,
+    latent: &'a Latent,
+    grid: Grid,
+    at_once: usize,
+}
+
+impl Windows<'_> {
+    /// The pixels of the picture, interleaved, cropped to `size` (width, height).
+    fn pixels(
+        &self,
+        size: (u32, u32),
+        colour: Colour,
+        progress: &Option<Progress>,
+    ) -> Result<Vec<u8>, Error> {
+        let Windows { model, graph, latent, grid, at_once } = *self;
+        let windows = synthesis::windows(model, grid, at_once);
+        let stride = model.stride();
+        let (width, height) = (size.0 as usize, size.1 as usize);
+        let row = width * colour.channels();
+        let mut pixels = vec![0u8; row * height];
+        // A row of windows at a time: what waits to be copied stays small beside the picture.
+        let mut rest = windows.as_slice();
+        while let Some(first) = rest.first() {
+            tell(progress, Stage::Synthesis, windows.len() - rest.len(), windows.len())?;
+            let count = rest.iter().take_while(|w| w.y == first.y).count().max(at_once).min(rest.len());
+            let (now, later) = rest.split_at(count);
+            let parts = parallel::map(now, at_once, |_, &window| {
+                synthesise(model, graph, latent, grid, window, size, colour)
+            })?;
+            for (window, part) in now.iter().zip(parts) {
+                let rows = (window.height * stride).min(height - window.y * stride);
+                let bytes = part.len() / rows;
+                for (y, line) in part.chunks_exact(bytes).enumerate() {
+                    let at = (window.y * stride + y) * row + window.x * stride * colour.channels();
+                    pixels[at..at + bytes].copy_from_slice(line);
+                }
+            }
+            rest = later;
+        }
+        Ok(pixels)
     }
 }
 
@@ -538,9 +712,17 @@ struct Known {
 #[derive(Debug)]
 struct Parts {
     before: Option<ReferenceName>,
-    quantiser: Option<Quantiser>,
+    coding: Option<Coding>,
     alpha: Option<(AlphaDepth, Vec<u8>)>,
     latents: Vec<Vec<u8>>,
+}
+
+/// A label of a bundle, if it can be one.
+fn label(payload: &[u8]) -> Option<String> {
+    const LONGEST: usize = 129;
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-@".contains(byte);
+    let fits = !payload.is_empty() && payload.len() <= LONGEST && payload.iter().all(good);
+    fits.then(|| String::from_utf8_lossy(payload).into_owned())
 }
 
 fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
@@ -551,7 +733,7 @@ fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
 }
 
 /// Tiles (C, H, W) each to one latent of the whole picture.
-fn place<'a, T: Copy + Default + 'a>(
+pub(crate) fn place<'a, T: Copy + Default + 'a>(
     grid: Grid,
     channels: usize,
     rects: &[Rect],

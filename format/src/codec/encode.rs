@@ -4,17 +4,24 @@ use std::sync::Arc;
 
 use sdl_onnx::{Graph, TensorView, role};
 
+use super::decode::{DecodeOptions, Decoder, place};
 use super::delta::{Kept, ReferenceName, delta_tile};
+use super::denoise::{self, Denoise, Denoising};
 use super::model::Model;
+use super::plan::TilePlan;
+use super::progress::{Progress, Stage, tell};
+use super::synthesis::Synthesis;
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
 use crate::entropy::{LatentShape, RangeEncoder};
+use crate::latent::codebook::Codebook;
 use crate::latent::delta::TileState;
-use crate::latent::scalar::{self, Quantiser};
+use crate::latent::palette::{MAX_ENTRIES, Palette};
+use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, HYPER_CLIP, Tables, quantise};
 use crate::latent::{checksum_i16, checksum_i32};
-use crate::{Colour, Error, Header, Picture};
+use crate::{BundleRef, Colour, Error, Header, Method, Picture};
 
 /// How large the file may be, or how good the picture shall be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,12 +35,31 @@ pub enum Rate {
     BitsPerPixel(f64),
 }
 
+/// How the latent of a bundle without tables becomes symbols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LatentMethod {
+    /// Each value to the nearest multiple of a step, chosen by the quality.
+    Scalar,
+    /// Each position to one of up to 256 vectors of the picture; the quality chooses how many, 256 at 100.
+    Palette {
+        /// Spreads errors over neighbours (Floyd and Steinberg, in latent space).
+        dither: bool,
+    },
+    /// Each position to the nearest vector of the bundle's codebook; the quality has no effect.
+    Codebook,
+}
+
 /// The largest effort.
 pub const MAX_EFFORT: u8 = 9;
 const DEFAULT_QUALITY: u8 = 50;
 const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
+/// From this effort on, the encoder decodes candidates to find how to denoise.
+const SEARCHING_EFFORT: u8 = 8;
+/// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
+const SCALAR_STRENGTH: f32 = 0.1;
 /// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-0.md).
 pub(crate) const STRENGTH: f32 = 0.06;
 
@@ -50,6 +76,18 @@ pub struct EncodeOptions {
     pub threads: usize,
     /// How long the picture is shown in a stream, in microseconds.
     pub duration: Option<u32>,
+    /// The decoder that the file shall be shown with; a reader may choose another. One that the bundle does not have is an
+    /// error.
+    pub synthesis: Synthesis,
+    /// The bundle, as [`Model::find`] takes it; `None` is the built-in one. [`encode_with`] is given its model and does not look
+    /// at this.
+    pub model: Option<String>,
+    /// How the latent is coded; `None` is what the bundle is made for.
+    pub method: Option<LatentMethod>,
+    /// Whether and how the file is denoised when it is decoded.
+    pub denoise: Denoise,
+    /// Who is told about long work.
+    pub progress: Option<Progress>,
 }
 
 impl Default for EncodeOptions {
@@ -59,6 +97,11 @@ impl Default for EncodeOptions {
             effort: DEFAULT_EFFORT,
             threads: 0,
             duration: None,
+            synthesis: Synthesis::Fidelity,
+            model: None,
+            method: None,
+            denoise: Denoise::Auto,
+            progress: None,
         }
     }
 }
@@ -94,6 +137,47 @@ impl EncodeOptions {
         EncodeOptions { threads, ..self }
     }
 
+    /// The decoder that the file shall be shown with.
+    #[must_use]
+    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
+        EncodeOptions { synthesis, ..self }
+    }
+
+    /// The bundle, by name or path, as [`Model::find`] takes it.
+    #[must_use]
+    pub fn with_model(self, model: impl Into<String>) -> Self {
+        EncodeOptions { model: Some(model.into()), ..self }
+    }
+
+    /// How the latent is coded.
+    #[must_use]
+    pub fn with_method(self, method: LatentMethod) -> Self {
+        EncodeOptions { method: Some(method), ..self }
+    }
+
+    /// Whether and how the file is denoised when it is decoded.
+    #[must_use]
+    pub fn with_denoise(self, denoise: Denoise) -> Self {
+        EncodeOptions { denoise, ..self }
+    }
+
+    /// Somebody to be told about long work, and to stop it.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        EncodeOptions { progress: Some(progress), ..self }
+    }
+
+    /// The recipe of 2022: 256 vectors of 8-bit values, dithered, and, if the model has a denoiser, four steps at strength
+    /// 0.04.
+    #[must_use]
+    pub fn with_preset_2022(self, model: &Model) -> Self {
+        const STRENGTH: f32 = 0.04;
+        const STEPS: u8 = 4;
+        let denoise =
+            if denoise::available(model) { Denoise::Strength(STRENGTH, STEPS) } else { Denoise::Off };
+        self.with_quality(100).with_method(LatentMethod::Palette { dither: true }).with_denoise(denoise)
+    }
+
     fn check(&self) -> Result<(), Error> {
         match self.rate {
             Rate::Quality(quality) if quality > 100 => {
@@ -106,6 +190,13 @@ impl EncodeOptions {
         }
         if !(1..=MAX_EFFORT).contains(&self.effort) {
             return Err(Error::Parameter(format!("effort {}; it runs from 1 to {MAX_EFFORT}", self.effort)));
+        }
+        if let Denoise::Strength(strength, steps) = self.denoise
+            && !(strength > 0.0 && strength < 1.0 && steps > 0)
+        {
+            return Err(Error::Parameter(format!(
+                "denoising at strength {strength} in {steps} steps; a strength lies between 0 and 1, and there is a step at least"
+            )));
         }
         Ok(())
     }
@@ -126,15 +217,31 @@ pub struct Encoded {
     pub quality: u8,
     /// It is a delta picture: only a decoder that has the one before it can decode it.
     pub delta: bool,
+    /// How the file is denoised.
+    pub denoising: Option<Denoising>,
+    /// Mean squared error of the scaled latent as it is stored, before any denoising; `None` with trained tables.
+    pub latent_error: Option<f64>,
+    /// The tiles, for the picture after this one; none without trained tables.
+    pub(crate) tiles: Vec<TileState>,
+    /// Weight of a bit in rounding.
+    pub(crate) strength: f32,
 }
 
-/// Encodes with the built-in model.
+/// Encodes with the built-in model, or the one that the options name.
 ///
 /// # Errors
 ///
 /// [`Error::Parameter`], [`Error::Target`] where the size asked for cannot be reached, [`Error::Model`].
 pub fn encode(picture: &Picture, options: &EncodeOptions) -> Result<Vec<u8>, Error> {
-    Ok(encode_with(&Model::built_in()?, picture, options)?.bytes)
+    Ok(encode_with(&model_of(options)?, picture, options)?.bytes)
+}
+
+/// The model that the options name.
+pub(crate) fn model_of(options: &EncodeOptions) -> Result<Model, Error> {
+    match &options.model {
+        Some(name) => Model::find(name, super::model::Settings::default()),
+        None => Model::built_in(),
+    }
 }
 
 /// Encodes with any model.
@@ -143,7 +250,9 @@ pub fn encode(picture: &Picture, options: &EncodeOptions) -> Result<Vec<u8>, Err
 ///
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
-    Ok(Encoder::checked(model, picture, options)?.encode(options, None)?.0)
+    let mut encoded = Encoder::new(model, picture, options)?.encode(None)?;
+    encoded.tiles = Vec::new();
+    Ok(encoded)
 }
 
 /// Where on the curve of rate and distortion to encode.
@@ -152,37 +261,50 @@ pub(crate) struct Point {
     pub quality: u8,
     /// Weight of a bit in rounding; 0 rounds to the nearest.
     pub strength: f32,
-}
-
-/// A file, and its tiles for the picture after it.
-pub(crate) struct Coded {
-    pub bytes: Vec<u8>,
-    pub tiles: Vec<TileState>,
+    /// How the file is denoised.
+    pub denoising: Option<Denoising>,
 }
 
 /// A picture whose latent is known: files of any quality can be made of it.
 pub(crate) struct Encoder<'a> {
     model: &'a Model,
     picture: &'a Picture,
+    options: &'a EncodeOptions,
+    grid: Grid,
     tiles: Vec<(Rect, Vec<f32>)>,
+    /// The scaled latent of the whole picture, (C, H, W); empty with trained tables.
+    whole: Vec<f32>,
+    /// Steps of the channels, as far as the model's own precision says how they differ.
+    relative: Option<Vec<f32>>,
+    method: Method,
     alpha: Option<Vec<u8>>,
-    duration: Option<u32>,
     tiles_at_once: usize,
     hyper: Option<Hyper>,
+    /// abar of the denoiser's schedule, where files shall be denoised.
+    schedule: Option<Vec<f64>>,
+    searches: bool,
+}
+
+/// How the latent of a file is coded.
+enum Coder {
+    Trained,
+    Scalar(Quantiser),
+    Vectors { codebook: Arc<Codebook>, indices: Vec<u32>, payload: Option<Vec<u8>> },
 }
 
 impl<'a> Encoder<'a> {
-    pub fn checked(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
+    /// Runs the analysis.
+    pub fn new(model: &'a Model, picture: &'a Picture, options: &'a EncodeOptions) -> Result<Self, Error> {
         options.check()?;
-        Self::new(model, picture, options)
-    }
-
-    fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
+        model.require(options.synthesis.role())?;
+        let method = method_for(model, options.method)?;
+        let schedule = schedule_for(model, method, options.denoise)?;
         let (tiles_at_once, threads) = model.share(parallel::thread_count(options.threads));
         let grid = latent_grid(picture.width(), picture.height(), model.stride());
         let graph = model.graph(role::ANALYSIS, threads)?;
         let rects = tiles(grid);
-        let latents = parallel::map(&rects, tiles_at_once, |_, &rect| {
+        let analysed = parallel::map(&rects, tiles_at_once, |done, &rect| {
+            tell(&options.progress, Stage::Analysis, done, rects.len())?;
             analysis::analyse(model, graph.as_ref(), picture, grid, rect)
         })?;
         let hyper = match model.tables() {
@@ -194,25 +316,74 @@ impl<'a> Encoder<'a> {
         };
         let alpha =
             picture.alpha().map(|plane| alpha::encode(plane, picture.width() as usize)).transpose()?;
-        let tiles = rects.into_iter().zip(latents).collect();
-        Ok(Encoder { model, picture, tiles, alpha, duration: options.duration, tiles_at_once, hyper })
+        let relative = relative_steps(model.channels(), &analysed);
+        let latents: Vec<Vec<f32>> = analysed.into_iter().map(|analysed| analysed.latent).collect();
+        let whole = match method {
+            Method::Trained => Vec::new(),
+            _ => place(grid, model.channels(), &rects, latents.iter().map(Vec::as_slice)),
+        };
+        Ok(Encoder {
+            model,
+            picture,
+            options,
+            grid,
+            tiles: rects.into_iter().zip(latents).collect(),
+            whole,
+            relative,
+            method,
+            alpha,
+            tiles_at_once,
+            hyper,
+            searches: schedule.is_some()
+                && options.denoise == Denoise::Auto
+                && options.effort >= SEARCHING_EFFORT,
+            schedule,
+        })
+    }
+
+    /// A file of this quality, denoised as the options say without a search.
+    pub fn point(&self, quality: u8, strength: f32) -> Point {
+        let abar = self.schedule.as_deref();
+        let denoising = abar.and_then(|abar| match self.options.denoise {
+            Denoise::Strength(strength, steps) => {
+                let timestep = (f64::from(strength) * abar.len() as f64).round().max(1.0) as u16;
+                Denoising { timestep, steps }.in_steps(steps)
+            }
+            _ => {
+                let step = match self.coder(quality) {
+                    Coder::Trained => return None,
+                    Coder::Scalar(quantiser) => f64::from(quantiser.mean_step()),
+                    Coder::Vectors { codebook, indices, .. } => {
+                        (12.0 * self.error(&codebook.latent(&indices))).sqrt()
+                    }
+                };
+                denoise::matching_timestep(abar, step).map(|timestep| Denoising { timestep, steps: 1 })
+            }
+        });
+        Point { quality, strength, denoising }
     }
 
     /// The file that the options ask for, against the picture `before` if one is given.
-    pub fn encode(
-        &self,
-        options: &EncodeOptions,
-        before: Option<&Kept>,
-    ) -> Result<(Encoded, Vec<TileState>), Error> {
-        let strength = options.strength();
-        let file = |point| self.file(point, before);
-        let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
-        let (coded, quality) = match options.rate {
-            Rate::Quality(quality) => (file(Point { quality, strength })?, quality),
-            Rate::Size(bytes) => rate::search(&file, bytes, strength)?,
-            Rate::BitsPerPixel(bits) => rate::search(&file, (bits * pixels / 8.0).floor() as u64, strength)?,
+    pub fn encode(&self, before: Option<&Kept>) -> Result<Encoded, Error> {
+        let strength = self.options.strength();
+        let size = match self.options.rate {
+            Rate::Quality(quality) => {
+                let point = self.point(quality, strength);
+                return if self.searches { self.search(point, true) } else { self.file(point, before) };
+            }
+            Rate::Size(bytes) => bytes,
+            Rate::BitsPerPixel(bits) => {
+                let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
+                (bits * pixels / 8.0).floor() as u64
+            }
         };
-        Ok((Encoded { bytes: coded.bytes, quality, delta: before.is_some() }, coded.tiles))
+        let found = rate::search(self, before, size, strength)?;
+        if !self.searches {
+            return Ok(found);
+        }
+        // The same bytes but for what is said of denoising, which the search for the size has counted.
+        let Encoded { quality, strength, denoising, .. } = found;
+        self.search(Point { quality, strength, denoising }, false)
     }
 
     /// Whether this picture may be coded against another one.
@@ -235,62 +406,255 @@ impl<'a> Encoder<'a> {
     }
 
     /// The whole file.
-    fn file(&self, point: Point, before: Option<&Kept>) -> Result<Coded, Error> {
+    pub fn file(&self, point: Point, before: Option<&Kept>) -> Result<Encoded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
             height: self.picture.height() as u16,
             quality: point.quality,
             grey: self.picture.colour() == Colour::Grey,
-            natural: false,
+            natural: self.options.synthesis == Synthesis::Natural,
             alpha: self.picture.alpha().map(crate::Alpha::depth),
-            method: self.model.method(),
+            method: self.method,
             bundle: self.model.reference(),
-            duration: self.duration,
+            duration: self.options.duration,
         };
         let mut writer = ChunkWriter::new(header);
         if let Some(before) = before {
             writer.push(chunk_type::BEFORE, before.name.0.to_vec());
         }
         metadata::write(&self.picture.metadata, &mut writer)?;
-        let quantiser = self.quantiser(point.quality);
-        if let Some(quantiser) = &quantiser {
-            writer.push(chunk_type::QUANTISER, quantiser.to_bytes());
+        if matches!(self.model.reference(), BundleRef::Named(_)) {
+            let label = self.model.bundle().manifest().label();
+            writer.push(chunk_type::BUNDLE, label.into_bytes());
+        }
+        if let Some(denoising) = point.denoising {
+            writer.push(chunk_type::DENOISING, denoising.to_bytes());
+        }
+        let exact = self.model.bundle().manifest().pixels.exact;
+        if let Some(plan) =
+            TilePlan::of(self.model, self.grid).filter(|_| !exact || point.denoising.is_some())
+        {
+            writer.push(chunk_type::PLAN, plan.to_bytes());
+        }
+        let coder = self.coder(point.quality);
+        match &coder {
+            Coder::Scalar(quantiser) => writer.push(chunk_type::QUANTISER, quantiser.to_bytes()),
+            Coder::Vectors { payload: Some(payload), .. } => {
+                writer.push(chunk_type::QUANTISER, payload.clone());
+            }
+            _ => {}
         }
         let old = before.and_then(|before| before.alpha.as_ref()).map(|(_, old)| old);
         if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
-            let grid = rect.grid();
-            match (self.model.tables(), &self.hyper, &quantiser, before) {
-                (Some(tables), Some(hyper), _, Some(before)) => {
-                    delta_tile(tables, hyper, grid, latent, point, &before.tiles[tile])
+            let none = TileState::default;
+            match (&coder, self.model.tables(), &self.hyper) {
+                (Coder::Trained, Some(tables), Some(hyper)) => {
+                    let (payload, state) = match before {
+                        Some(before) => {
+                            delta_tile(tables, hyper, rect.grid(), latent, point, &before.tiles[tile])?
+                        }
+                        None => trained_tile(tables, hyper, rect.grid(), latent, point)?,
+                    };
+                    Ok((payload, 0.0, state))
                 }
-                (Some(tables), Some(hyper), _, None) => trained_tile(tables, hyper, grid, latent, point),
-                (_, _, Some(quantiser), None) => {
-                    Ok((scalar_tile(quantiser, grid, latent)?, TileState::default()))
+                (Coder::Scalar(quantiser), ..) => {
+                    let (payload, error) = scalar_tile(quantiser, rect.grid(), latent, point.strength)?;
+                    Ok((payload, error, none()))
                 }
-                _ => Err(Error::corrupt("a model without tables and without a quantiser")),
+                (Coder::Vectors { codebook, indices, .. }, ..) => {
+                    let indices: Vec<u32> = (rect.y..rect.y + rect.height)
+                        .flat_map(|y| &indices[y * self.grid.width + rect.x..][..rect.width])
+                        .copied()
+                        .collect();
+                    let error = squared_error(&codebook.latent(&indices), latent);
+                    Ok((codebook.encode_tile(&indices, rect.grid())?, error, none()))
+                }
+                _ => Err(Error::corrupt("a model without the tables that it was said to have")),
             }
         })?;
+        let mut error = 0.0;
         let mut tiles = Vec::with_capacity(coded.len());
-        for (payload, tile) in coded {
+        for (payload, tile_error, tile) in coded {
             writer.push(chunk_type::LATENT, payload);
+            error += tile_error;
             tiles.push(tile);
         }
-        Ok(Coded { bytes: writer.finish()?, tiles })
+        let trained = matches!(coder, Coder::Trained);
+        Ok(Encoded {
+            bytes: writer.finish()?,
+            quality: point.quality,
+            delta: before.is_some(),
+            denoising: point.denoising,
+            latent_error: (!trained).then(|| error / self.whole.len() as f64),
+            tiles,
+            strength: point.strength,
+        })
     }
 
-    /// For bundles without tables: the step that a quality stands for. 50 is the bundle's own, 12.5 more halve it.
-    fn quantiser(&self, quality: u8) -> Option<Quantiser> {
-        if self.model.tables().is_some() {
-            return None;
-        }
+    /// How the latent is coded at a quality.
+    fn coder(&self, quality: u8) -> Coder {
         let latent = &self.model.bundle().manifest().latent;
-        let step = latent.step * ((50.0 - f32::from(quality)) / 12.5).exp2();
-        Some(Quantiser { step: vec![step; latent.channels] })
+        match (self.method, self.model.codebook()) {
+            (Method::Trained, _) => Coder::Trained,
+            (Method::Palette, _) => {
+                let dither = self.options.method == Some(LatentMethod::Palette { dither: true });
+                // From 2 at quality 0 to 256 at 100.
+                let entries = (1.0 + 7.0 * f32::from(quality) / 100.0).exp2().round() as usize;
+                let palette = Palette::of(&self.whole, latent.channels, entries.min(MAX_ENTRIES));
+                let indices = if dither {
+                    palette.dithered(&self.whole, self.grid.width)
+                } else {
+                    palette.codebook().indices(&self.whole)
+                };
+                let payload = palette.to_bytes().ok();
+                Coder::Vectors { codebook: Arc::new(palette.codebook().clone()), indices, payload }
+            }
+            (Method::Codebook, Some(codebook)) => Coder::Vectors {
+                indices: codebook.indices(&self.whole),
+                codebook: Arc::clone(codebook),
+                payload: None,
+            },
+            // 50 is the bundle's own step, 12.5 more halve it.
+            _ => {
+                let step = latent.step * ((50.0 - f32::from(quality)) / 12.5).exp2();
+                let even = Quantiser::even(step, latent.channels);
+                let shaped = match &self.relative {
+                    Some(relative) => even.with_relative(relative),
+                    None => even,
+                };
+                let fast = self.options.effort < OPTIMISING_EFFORT;
+                Coder::Scalar(if fast { shaped } else { shaped.centred(&self.whole) })
+            }
+        }
     }
+
+    fn error(&self, decoded: &[f32]) -> f64 {
+        squared_error(decoded, &self.whole) / self.whole.len().max(1) as f64
+    }
+
+    /// The best that decoding of candidates finds: timesteps around the matching one, in one to four steps. With `coarser`,
+    /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
+    fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
+        const COARSER: [u8; 4] = [0, 2, 4, 8];
+        let plain = self.file(Point { denoising: None, ..point }, None)?;
+        let allowed = self.distance(&plain.bytes)?;
+        let mut best = plain;
+        let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
+        for (round, quality) in qualities.take(if coarser { COARSER.len() } else { 1 }).enumerate() {
+            let mut nearest = (allowed, None);
+            let candidates = self.candidates(quality, point.strength);
+            for (done, &candidate) in candidates.iter().enumerate() {
+                tell(
+                    &self.options.progress,
+                    Stage::Search,
+                    round * candidates.len() + done,
+                    COARSER.len() * candidates.len(),
+                )?;
+                let file = self.file(candidate, None)?;
+                let distance = self.distance(&file.bytes)?;
+                if distance < nearest.0 {
+                    nearest = (distance, Some(file));
+                }
+            }
+            match nearest.1 {
+                Some(file) => best = file,
+                None => break,
+            }
+        }
+        Ok(best)
+    }
+
+    fn candidates(&self, quality: u8, strength: f32) -> Vec<Point> {
+        const PARTS: [f64; 4] = [0.25, 0.5, 1.0, 1.5];
+        const STEPS: [u8; 3] = [1, 2, 4];
+        let matching = self.point(quality, strength);
+        let Some(Denoising { timestep, .. }) = matching.denoising else { return Vec::new() };
+        let last = self.schedule.as_ref().map_or(0, |abar| abar.len() - 1);
+        let timesteps =
+            PARTS.map(|part| ((f64::from(timestep) * part).round().max(1.0) as usize).min(last) as u16);
+        let mut points: Vec<Point> = Vec::new();
+        for (timestep, steps) in timesteps.into_iter().flat_map(|t| STEPS.map(|steps| (t, steps))) {
+            let point = Point { denoising: Denoising { timestep, steps: 1 }.in_steps(steps), ..matching };
+            if !points.contains(&point) {
+                points.push(point);
+            }
+        }
+        points
+    }
+
+    /// Squared error of the decoded pixels against the source.
+    fn distance(&self, file: &[u8]) -> Result<u64, Error> {
+        let options = DecodeOptions::default()
+            .with_threads(self.options.threads)
+            .with_max_bytes(u64::MAX)
+            .with_synthesis(self.options.synthesis);
+        let decoded = Decoder::new(file)?.with_model(self.model.clone()).decode(&options)?;
+        let pairs = decoded.pixels().iter().zip(self.picture.pixels());
+        Ok(pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum())
+    }
+}
+
+/// The method of a file, if the model can do it.
+fn method_for(model: &Model, asked: Option<LatentMethod>) -> Result<Method, Error> {
+    let method = match asked {
+        None => return Ok(model.method()),
+        Some(LatentMethod::Scalar) => Method::Scalar,
+        Some(LatentMethod::Palette { .. }) => Method::Palette,
+        Some(LatentMethod::Codebook) => Method::Codebook,
+    };
+    let name = model.bundle().manifest().label();
+    if model.tables().is_some() {
+        return Err(Error::Parameter(format!(
+            "bundle {name} codes with its own tables; the method {} is for bundles without",
+            method.name()
+        )));
+    }
+    if method == Method::Codebook && model.codebook().is_none() {
+        return Err(Error::Parameter(format!("bundle {name} has no codebook")));
+    }
+    Ok(method)
+}
+
+/// The schedule of the denoiser, if files shall be denoised.
+fn schedule_for(model: &Model, method: Method, asked: Denoise) -> Result<Option<Vec<f64>>, Error> {
+    match asked {
+        Denoise::Strength(..) if method == Method::Trained => Err(Error::Parameter(format!(
+            "bundle {} codes with its own tables; such latents are not denoised",
+            model.bundle().manifest().label()
+        ))),
+        Denoise::Strength(..) => denoise::schedule(model).map(Some),
+        Denoise::Auto if method != Method::Trained => Ok(denoise::schedule(model).ok()),
+        _ => Ok(None),
+    }
+}
+
+/// Steps of the channels against a common one, in proportion to the standard deviations that the model itself gives them,
+/// with the mean square of one.
+fn relative_steps(channels: usize, analysed: &[analysis::Analysed]) -> Option<Vec<f32>> {
+    /// A channel's step is at most so many times another's.
+    const MOST: f64 = 4.0;
+    let mut variances = vec![0.0; channels];
+    for tile in analysed {
+        let values = tile.log_variance.as_ref()?;
+        for (sum, plane) in variances.iter_mut().zip(values.chunks_exact(values.len() / channels)) {
+            *sum += plane.iter().map(|v| f64::from(*v).exp()).sum::<f64>();
+        }
+    }
+    let largest = variances.iter().copied().fold(0.0, f64::max);
+    if !(largest.is_finite() && largest > 0.0) {
+        return None;
+    }
+    variances.iter_mut().for_each(|v| *v = v.max(largest / (MOST * MOST)));
+    let mean = variances.iter().sum::<f64>() / channels as f64;
+    Some(variances.iter().map(|v| (v / mean).sqrt() as f32).collect())
+}
+
+fn squared_error(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
 /// The graphs around the hyper-latent.
@@ -352,12 +716,17 @@ fn trained_tile(
     Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
 }
 
-fn scalar_tile(quantiser: &Quantiser, grid: Grid, latent: &[f32]) -> Result<Vec<u8>, Error> {
-    let symbols = quantiser.quantise(latent);
-    let shape = LatentShape { channels: quantiser.step.len(), height: grid.height, width: grid.width };
-    let mut payload = checksum_i32(&symbols).to_le_bytes().to_vec();
-    payload.extend(scalar::encode(&symbols, shape)?);
-    Ok(payload)
+/// The payload of a latent chunk, and the squared error of what it stands for.
+fn scalar_tile(
+    quantiser: &Quantiser,
+    grid: Grid,
+    latent: &[f32],
+    strength: f32,
+) -> Result<(Vec<u8>, f64), Error> {
+    let shape = LatentShape { channels: quantiser.channels(), height: grid.height, width: grid.width };
+    let (symbols, data) = quantiser.encode(latent, shape, strength * (SCALAR_STRENGTH / STRENGTH))?;
+    let error = squared_error(&quantiser.dequantise(&symbols), latent);
+    Ok(([&checksum_i32(&symbols).to_le_bytes()[..], &data].concat(), error))
 }
 
 /// Runs the hyper-synthesis: hyper-latent to means on the padded grid.

@@ -7,6 +7,7 @@ use once_cell::sync::{Lazy, OnceCell};
 use sdl_onnx::{Backend, Bundle, BundleId, Graph, RunOptions, Store, role};
 
 use super::parallel;
+use crate::latent::codebook::Codebook;
 use crate::latent::trained::{Grid, Tables};
 use crate::{BundleRef, Error, Method};
 
@@ -26,6 +27,7 @@ pub struct Settings {
 pub struct Model {
     bundle: Bundle,
     tables: Option<Arc<Tables>>,
+    codebook: Option<Arc<Codebook>>,
     settings: Settings,
     graphs: Arc<Graphs>,
 }
@@ -69,8 +71,14 @@ impl Model {
                 )));
             }
         }
+        let latent = &bundle.manifest().latent;
+        let scaled = |c, v: f32| (v - latent.shift.at(c)) * latent.scale.at(c);
+        let codebook = match bundle.codebook()? {
+            Some(bytes) => Some(Arc::new(Codebook::parse(&bytes, latent.channels, scaled)?)),
+            None => None,
+        };
         let graphs = if is_large(&bundle) { Arc::default() } else { Arc::clone(&SMALL) };
-        Ok(Model { bundle, tables, settings, graphs })
+        Ok(Model { bundle, tables, codebook, settings, graphs })
     }
 
     /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
@@ -135,10 +143,14 @@ impl Model {
         }
     }
 
-    /// The latent method it codes with.
+    /// The latent method it codes with, unless an encoder is asked for another.
     #[must_use]
     pub fn method(&self) -> Method {
-        if self.tables.is_some() { Method::Trained } else { Method::Scalar }
+        match (&self.tables, &self.codebook) {
+            (Some(_), _) => Method::Trained,
+            (None, Some(_)) => Method::Codebook,
+            (None, None) => Method::Scalar,
+        }
     }
 
     /// Loads every graph that decoding needs, so that the first picture is as fast as the next.
@@ -174,6 +186,10 @@ impl Model {
 
     pub(crate) fn tables(&self) -> Option<&Tables> {
         self.tables.as_deref()
+    }
+
+    pub(crate) fn codebook(&self) -> Option<&Arc<Codebook>> {
+        self.codebook.as_ref()
     }
 
     pub(crate) fn stride(&self) -> usize {
@@ -212,6 +228,20 @@ impl Model {
         Ok(graph)
     }
 
+    /// Fails, naming what there is, unless the bundle has a graph for a role.
+    pub(crate) fn require(&self, role: &str) -> Result<(), Error> {
+        if self.bundle.has(role) {
+            return Ok(());
+        }
+        let manifest = self.bundle.manifest();
+        let known: Vec<&str> = manifest.graphs.keys().map(String::as_str).collect();
+        Err(Error::Model(sdl_onnx::Error::Role {
+            bundle: manifest.label(),
+            role: role.to_owned(),
+            known: known.join(", "),
+        }))
+    }
+
     /// The engine that runs its graphs, for people.
     pub(crate) fn engine_name(&self) -> String {
         let options = RunOptions {
@@ -222,6 +252,27 @@ impl Model {
         sdl_onnx::engine_for(&options)
             .map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
     }
+}
+
+/// What to say of a bundle that a file needs and that is not here.
+pub(crate) fn missing(id: &str, label: Option<&str>, searched: &str) -> String {
+    let named = label.map_or_else(|| format!("bundle {id}"), |label| format!("bundle {label} (id {id})"));
+    let same_name = label.and_then(|label| {
+        let of = |entry: &sdl_onnx::StoreEntry| format!("{}@{}", entry.name, entry.version) == label;
+        Store::from_environment().list().into_iter().find(of)
+    });
+    let other = same_name.map_or_else(String::new, |entry| {
+        format!(
+            " The {} at {} has another content (id {}) and is not used.",
+            label.unwrap_or_default(),
+            entry.path.display(),
+            entry.id
+        )
+    });
+    format!(
+        "the file needs {named}, which is not here; looked in {searched}.{other} Make it with its exporter (onnx/export) or get its \
+         .sdlm file, then run: sdl model import FILE.sdlm"
+    )
 }
 
 fn is_large(bundle: &Bundle) -> bool {

@@ -1,6 +1,7 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::encode::{Coded, Point, STRENGTH};
+use super::delta::Kept;
+use super::encode::{Encoded, Encoder, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -10,51 +11,52 @@ const REFINEMENTS: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
-/// The best file of at most `size` bytes that `file` makes, and its quality.
+/// The best file of at most `size` bytes, against the picture `before` if one is given.
 pub(crate) fn search(
-    file: &dyn Fn(Point) -> Result<Coded, Error>,
+    encoder: &Encoder<'_>,
+    before: Option<&Kept>,
     size: u64,
     strength: f32,
-) -> Result<(Coded, u8), Error> {
-    let file = |quality: u8, strength: f32| file(Point { quality, strength });
-    let fits = |coded: &Coded| coded.bytes.len() as u64 <= size;
-    let close = |coded: &Coded| coded.bytes.len() as f64 >= CLOSE * size as f64;
+) -> Result<Encoded, Error> {
+    let file = |quality: u8, strength: f32| encoder.file(encoder.point(quality, strength), before);
+    let fits = |file: &Encoded| file.bytes.len() as u64 <= size;
+    let close = |file: &Encoded| file.bytes.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
-    let coded = file(high, strength)?;
-    if fits(&coded) {
-        return Ok((coded, high));
+    let largest = file(high, strength)?;
+    if fits(&largest) {
+        return Ok(largest);
     }
     let mut best = file(low, strength)?;
     if !fits(&best) {
         // The last resort: the lowest quality with stronger rounding.
-        let coded = file(low, MAX_STRENGTH)?;
-        if fits(&coded) {
-            return Ok((coded, low));
+        let harder = file(low, MAX_STRENGTH)?;
+        if fits(&harder) {
+            return Ok(harder);
         }
-        return Err(Error::Target { smallest: coded.bytes.len().min(best.bytes.len()) as u64, asked: size });
+        let smallest = harder.bytes.len().min(best.bytes.len()) as u64;
+        return Err(Error::Target { smallest, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let coded = file(middle, strength)?;
-        if fits(&coded) {
-            (low, best) = (middle, coded);
+        let found = file(middle, strength)?;
+        if fits(&found) {
+            (low, best) = (middle, found);
         } else {
             high = middle;
         }
     }
-    let mut quality = low;
     if !close(&best) {
         // A little more than `low`: the next quality, rounded harder.
         let (mut weak, mut strong) = (strength, MAX_STRENGTH);
         for _ in 0..REFINEMENTS {
             let middle = 0.5 * (weak + strong);
-            let coded = file(high, middle)?;
-            if fits(&coded) {
+            let found = file(high, middle)?;
+            if fits(&found) {
                 strong = middle;
-                if coded.bytes.len() > best.bytes.len() {
-                    (best, quality) = (coded, high);
+                if found.bytes.len() > best.bytes.len() {
+                    best = found;
                 }
                 if close(&best) {
                     break;
@@ -64,5 +66,5 @@ pub(crate) fn search(
             }
         }
     }
-    Ok((best, quality))
+    Ok(best)
 }

@@ -1,6 +1,9 @@
 //! Latent to pixels: the synthesis graph on windows of the latent, each with a margin that is thrown away.
 
-use sdl_onnx::{Graph, TensorData, TensorView};
+use std::fmt;
+use std::str::FromStr;
+
+use sdl_onnx::{Graph, TensorData, TensorView, role};
 
 use super::model::Model;
 use super::tiles::{Rect, cut};
@@ -14,6 +17,52 @@ const WINDOW: usize = 64;
 const EXACT_WINDOW: (usize, usize) = (36, 64);
 /// Fewer rows than this are not worth a thread of their own: the margins would cost more.
 const MIN_BAND: usize = 8;
+
+/// Which of a bundle's decoders makes the pixels of a latent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Synthesis {
+    /// As close to the source as the bytes allow; every bundle has it.
+    Fidelity,
+    /// What looks natural, at the price of being less close.
+    Natural,
+}
+
+impl Synthesis {
+    /// The role of its graph in a bundle.
+    pub(crate) fn role(self) -> &'static str {
+        match self {
+            Synthesis::Fidelity => role::SYNTHESIS,
+            Synthesis::Natural => role::SYNTHESIS_NATURAL,
+        }
+    }
+
+    /// The role of the graph to run: the one asked for, there or not; else the one that the file's author meant, if it is there.
+    pub(crate) fn role_for(model: &Model, natural: bool, asked: Option<Synthesis>) -> &'static str {
+        let meant = natural && model.bundle().has(role::SYNTHESIS_NATURAL);
+        asked.unwrap_or(if meant { Synthesis::Natural } else { Synthesis::Fidelity }).role()
+    }
+}
+
+impl fmt::Display for Synthesis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Synthesis::Fidelity => "fidelity",
+            Synthesis::Natural => "natural",
+        })
+    }
+}
+
+impl FromStr for Synthesis {
+    type Err = Error;
+
+    fn from_str(given: &str) -> Result<Self, Error> {
+        match given.to_ascii_lowercase().as_str() {
+            "fidelity" => Ok(Synthesis::Fidelity),
+            "natural" => Ok(Synthesis::Natural),
+            _ => Err(Error::Parameter(format!("`{given}` is no decoder; use fidelity or natural"))),
+        }
+    }
+}
 
 /// A latent of a whole picture, (C, H, W).
 #[derive(Debug)]
@@ -141,7 +190,7 @@ impl Unpack<'_> {
 }
 
 /// Luma of BT.601 with weights of 1/256, rounded.
-fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b) + 128) >> 8) as u8
 }
 

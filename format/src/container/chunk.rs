@@ -10,14 +10,20 @@ use crate::{Error, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES};
 /// The types of chunks, in the order in which they may stand.
 pub(crate) mod chunk_type {
     /// Name of the picture that this one is coded against.
-    pub const BEFORE: u8 = b'B';
+    pub const BEFORE: u8 = b'D';
     /// ICC profile of the source.
     pub const ICC: u8 = b'i';
     /// Exif, without the prefix `Exif\0\0`.
     pub const EXIF: u8 = b'e';
     /// XMP packet.
     pub const XMP: u8 = b'x';
-    /// Quantiser of a bundle without tables.
+    /// Name of the bundle, for people.
+    pub const BUNDLE: u8 = b'b';
+    /// Timestep and steps of the denoiser.
+    pub const DENOISING: u8 = b'N';
+    /// Windows of the synthesis and of the denoiser.
+    pub const PLAN: u8 = b'T';
+    /// Quantiser or palette of a bundle without tables.
     pub const QUANTISER: u8 = b'Q';
     /// Alpha plane.
     pub const ALPHA: u8 = b'A';
@@ -25,11 +31,14 @@ pub(crate) mod chunk_type {
     pub const LATENT: u8 = b'L';
 }
 
-const KNOWN: [u8; 7] = [
+const KNOWN: [u8; 10] = [
     chunk_type::BEFORE,
     chunk_type::ICC,
     chunk_type::EXIF,
     chunk_type::XMP,
+    chunk_type::BUNDLE,
+    chunk_type::DENOISING,
+    chunk_type::PLAN,
     chunk_type::QUANTISER,
     chunk_type::ALPHA,
     chunk_type::LATENT,
@@ -58,6 +67,9 @@ impl ChunkInfo {
             chunk_type::ICC => "ICC profile",
             chunk_type::EXIF => "Exif",
             chunk_type::XMP => "XMP",
+            chunk_type::BUNDLE => "name of the bundle",
+            chunk_type::DENOISING => "denoising",
+            chunk_type::PLAN => "tile plan",
             chunk_type::QUANTISER => "quantiser",
             chunk_type::ALPHA => "alpha plane",
             chunk_type::LATENT => "latent tile",

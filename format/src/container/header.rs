@@ -30,6 +30,10 @@ pub enum Method {
     Trained,
     /// Scalar quantisation, universal coder.
     Scalar,
+    /// Indices into vectors that the file brings.
+    Palette,
+    /// Indices into the codebook of the bundle.
+    Codebook,
 }
 
 impl Method {
@@ -39,14 +43,17 @@ impl Method {
         match self {
             Method::Trained => "scalar, trained tables",
             Method::Scalar => "scalar, universal coder",
+            Method::Palette => "palette",
+            Method::Codebook => "codebook",
         }
     }
 
-    fn from_code(code: u8) -> Result<Self, Error> {
-        match code {
-            0 => Ok(Method::Trained),
-            1 => Ok(Method::Scalar),
-            _ => Err(Error::Unsupported(format!("the file uses latent method {code}"))),
+    fn from_code(code: u8) -> Self {
+        match code & METHOD_MASK {
+            0 => Method::Trained,
+            1 => Method::Scalar,
+            2 => Method::Palette,
+            _ => Method::Codebook,
         }
     }
 
@@ -54,6 +61,8 @@ impl Method {
         match self {
             Method::Trained => 0,
             Method::Scalar => 1,
+            Method::Palette => 2,
+            Method::Codebook => 3,
         }
     }
 }
@@ -153,8 +162,8 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`Error::NotSdl`] as soon as the signature cannot match, [`Error::Unsupported`] for an unknown version, flag or
-    /// method, [`Error::Corrupt`] for a zero width or height, a quality beyond 100 or an impossible length.
+    /// [`Error::NotSdl`] as soon as the signature cannot match, [`Error::Unsupported`] for an unknown version or
+    /// flag, [`Error::Corrupt`] for a zero width or height, a quality beyond 100 or an impossible length.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Error> {
         let seen = bytes.len().min(SIGNATURE.len());
         if bytes[..seen] != SIGNATURE[..seen] {
@@ -170,7 +179,7 @@ impl Header {
             return Err(Error::Unsupported(format!("the file has format version {}", fixed[12])));
         }
         let flags = fixed[13];
-        let method = Method::from_code(flags >> METHOD_SHIFT & METHOD_MASK)?;
+        let method = Method::from_code(flags >> METHOD_SHIFT);
         if flags & RESERVED != 0 {
             return Err(Error::Unsupported("the header has an unknown flag".to_owned()));
         }
@@ -273,7 +282,8 @@ mod tests {
             duration: Some(40_000),
             ..header()
         };
-        for header in [plain, full] {
+        let other = |method| Header { method, ..header() };
+        for header in [plain, full, other(Method::Palette), other(Method::Codebook)] {
             let bytes = header.to_bytes();
             assert_eq!(bytes.len(), header.size());
             assert_eq!(Header::parse(&bytes).unwrap(), Some(header));
@@ -295,7 +305,6 @@ mod tests {
             Header::parse(&bytes).unwrap_err().to_string()
         };
         assert!(broken(|b| b[12] = 9).contains("version 9"));
-        assert!(broken(|b| b[13] = 0x30).contains("method 3"));
         assert!(broken(|b| b[13] = 8).contains("unknown flag"));
         assert!(broken(|b| b[14..16].fill(0)).contains("no pixels"));
         assert!(broken(|b| b[18] = 101).contains("quality 101"));

@@ -3,10 +3,12 @@
 //! - [`RangeEncoder`], [`RangeDecoder`]: integer arithmetic coding, one byte at a time.
 //! - [`CdfTable`], [`CdfSet`]: frozen tables of a bundle, for models with a trained hyper-latent.
 //! - [`universal`]: an adaptive coder for latents of any autoencoder.
+//! - [`index`]: an adaptive coder for indices into a palette or a codebook.
 //!
 //! Everything here is integer arithmetic whose results are part of the format (docs/FORMAT.md part II): a change of one
 //! constant makes old files unreadable.
 
+pub mod index;
 mod range;
 mod tables;
 pub mod universal;

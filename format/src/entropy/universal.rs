@@ -85,9 +85,76 @@ pub fn encode_with(
     for channel in symbols.chunks_exact(shape.height * shape.width) {
         // The decoder writes where the encoder reads, so the one model needs a place that it may write.
         let mut channel = channel.to_vec();
-        model.code_channel(encoder, &mut channel)?;
+        model.code_channel(encoder, &mut channel, keep)?;
     }
     Ok(())
+}
+
+/// Encodes `values` (in units of the quantiser's step) with symbols of its own choice: those of least squared error plus
+/// `strength` for each bit, as the model of the moment expects them. Returns the symbols and the data.
+///
+/// # Errors
+///
+/// Those of [`encode`].
+pub fn encode_optimised(
+    values: &[f32],
+    shape: LatentShape,
+    strength: f32,
+) -> Result<(Vec<i32>, Vec<u8>), EntropyError> {
+    let expected = shape.symbols().unwrap_or(usize::MAX);
+    if values.len() != expected {
+        return Err(EntropyError::ShapeMismatch { symbols: values.len(), expected });
+    }
+    let limit = SYMBOL_LIMIT as f32;
+    let nearest = |value: &f32| value.round_ties_even().clamp(-limit, limit) as i32;
+    let mut symbols: Vec<i32> = values.iter().map(nearest).collect();
+    let mut encoder = RangeEncoder::new();
+    if expected > 0 {
+        let mut model = Model::new(shape);
+        let area = shape.height * shape.width;
+        for (values, channel) in values.chunks_exact(area).zip(symbols.chunks_exact_mut(area)) {
+            model.code_channel(&mut encoder, channel, |at, symbol, expectation| {
+                expectation.choose(values[at], symbol, strength)
+            })?;
+        }
+    }
+    Ok((symbols, encoder.finish()))
+}
+
+/// What the model expects of a symbol before it is coded.
+#[derive(Clone, Copy)]
+struct Expectation {
+    /// In 1/256 symbol.
+    predicted: i32,
+    /// Mean absolute error, in 1/65536 symbol.
+    error: i32,
+}
+
+impl Expectation {
+    /// The nearest symbol, or its neighbour on the side of the prediction where that costs less.
+    fn choose(self, value: f32, nearest: i32, strength: f32) -> i32 {
+        let centre = self.predicted as f32 / 256.0;
+        let side = (centre - nearest as f32).signum() as i32;
+        // 2 ln 2: the scale of a logistic distribution by its mean absolute error.
+        let scale = (self.error as f32 / 65536.0).max(0.02) / (2.0 * std::f32::consts::LN_2);
+        let cost = |symbol: i32| {
+            let above = |edge: f32| 1.0 / (1.0 + ((edge - centre) / scale).exp());
+            // By symmetry on the side where small differences keep their precision.
+            let distance = (symbol as f32 - centre).abs();
+            let probability = above(centre + distance - 0.5) - above(centre + distance + 0.5);
+            let error = value - symbol as f32;
+            error * error - strength * probability.max(1e-6).log2()
+        };
+        let other = (nearest + side).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT);
+        // Never beyond the prediction: there nothing is saved.
+        let beyond = (other as f32 - centre).abs() >= (nearest as f32 - centre).abs();
+        if !beyond && cost(other) < cost(nearest) { other } else { nearest }
+    }
+}
+
+/// Symbols as they are given.
+fn keep(_: usize, symbol: i32, _: Expectation) -> i32 {
+    symbol
 }
 
 /// Decodes a latent from data that other things share; see [`decode`].
@@ -104,14 +171,14 @@ pub fn decode_with(decoder: &mut RangeDecoder<'_>, shape: LatentShape) -> Result
     if count > 0 {
         let mut model = Model::new(shape);
         for channel in symbols.chunks_exact_mut(shape.height * shape.width) {
-            model.code_channel(decoder, channel)?;
+            model.code_channel(decoder, channel, keep)?;
         }
     }
     Ok(symbols)
 }
 
 /// The side of the range coder that a model drives: one model serves both, so they cannot differ.
-trait BinaryCoder {
+pub(super) trait BinaryCoder {
     /// Codes one bit with the probability of a 1 in 1/65536. A decoder ignores `bit`.
     fn code_bit(&mut self, probability: u32, bit: bool) -> bool;
     /// Codes bits as they are.
@@ -161,7 +228,7 @@ impl BinaryCoder for RangeDecoder<'_> {
 // The logistic function in integers.
 
 /// `stretch` and its arguments lie in -LOGIT_LIMIT ..= LOGIT_LIMIT, in 1/1024.
-const LOGIT_LIMIT: i32 = 12287;
+pub(super) const LOGIT_LIMIT: i32 = 12287;
 /// The survival function is tabulated for -12 ..= 20, in steps of 1/16.
 const SURVIVAL_MIN: i32 = -12;
 const SURVIVAL_MAX: i32 = 20;
@@ -169,7 +236,7 @@ const SURVIVAL_ENTRIES: usize = ((SURVIVAL_MAX - SURVIVAL_MIN) * 16 + 2) as usiz
 /// round(2^32 exp(-1/16)).
 const EXP_STEP: u128 = 4_034_748_382;
 
-struct Logistic {
+pub(super) struct Logistic {
     /// 2^30 / (1 + exp(z)) at z = SURVIVAL_MIN + i/16.
     survival: [u32; SURVIVAL_ENTRIES],
     /// The inverse, in 1/1024, of probabilities in 1/65536: below 1/16 one entry each ...
@@ -178,7 +245,7 @@ struct Logistic {
     stretch: [i16; 4096],
 }
 
-static LOGISTIC: LazyLock<Box<Logistic>> = LazyLock::new(|| {
+pub(super) static LOGISTIC: LazyLock<Box<Logistic>> = LazyLock::new(|| {
     let mut table =
         Box::new(Logistic { survival: [0; SURVIVAL_ENTRIES], stretch_low: [0; 4096], stretch: [0; 4096] });
     let zero = (-SURVIVAL_MIN * 16) as usize;
@@ -224,13 +291,13 @@ impl Logistic {
 
     /// The probability of a logit, in 1/65536.
     #[inline]
-    fn squash(&self, logit: i32) -> i32 {
+    pub(super) fn squash(&self, logit: i32) -> i32 {
         (self.survival(-logit) >> 14).clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN)
     }
 
     /// The logit of a probability in 1/65536.
     #[inline]
-    fn stretch(&self, probability: i32) -> i32 {
+    pub(super) fn stretch(&self, probability: i32) -> i32 {
         i32::from(match probability {
             ..4096 => self.stretch_low[probability.max(0) as usize],
             61440.. => -self.stretch_low[(65535 - probability).max(0) as usize],
@@ -253,7 +320,7 @@ impl Logistic {
 }
 
 /// Smallest probability of a decision, in 1/65536.
-const PROBABILITY_MIN: i32 = 16;
+pub(super) const PROBABILITY_MIN: i32 = 16;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Prediction.
@@ -476,7 +543,7 @@ const EXPERT_WEIGHT: i32 = 17476;
 const COUNTER_WEIGHT: i32 = 9830;
 const MIXER_WEIGHT_LIMIT: i32 = 1 << 22;
 /// The rate of a set of weights, in 1/2^22: 8 + 65536 / (uses + 512).
-const MIXER_RATE_BITS: u32 = 22;
+pub(super) const MIXER_RATE_BITS: u32 = 22;
 const MIXER_GAIN: i32 = 8;
 const MIXER_START: i32 = 65536;
 const MIXER_DECAY: i32 = 512;
@@ -503,15 +570,15 @@ struct Decision {
 
 /// One set of mixer weights, and how often it was used.
 #[derive(Clone)]
-struct Weights {
-    values: [i32; INPUTS],
-    count: i32,
+pub(super) struct Weights<const INPUTS: usize> {
+    pub values: [i32; INPUTS],
+    pub count: i32,
 }
 
 /// The adaptive half of a decision's probability; kept over all channels.
 struct Mixers {
-    by_node: Vec<Weights>,
-    by_scale: Vec<Weights>,
+    by_node: Vec<Weights<INPUTS>>,
+    by_scale: Vec<Weights<INPUTS>>,
     by_difference: Vec<Average>,
     by_value: Vec<Average>,
 }
@@ -555,7 +622,7 @@ impl Mixers {
 
         let by_node = &mut self.by_node[node];
         let by_scale = &mut self.by_scale[surroundings.scale_class * NODES + node];
-        let dot = |weights: &Weights| {
+        let dot = |weights: &Weights<INPUTS>| {
             let sum: i64 =
                 weights.values.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
             (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32
@@ -634,6 +701,7 @@ impl Model {
         &mut self,
         coder: &mut C,
         channel: &mut [i32],
+        choose: impl FnMut(usize, i32, Expectation) -> i32,
     ) -> Result<(), EntropyError> {
         let constant = channel.iter().all(|symbol| *symbol == channel[0]);
         let constant = coder.code_bit(self.constant.value as u32, constant);
@@ -646,7 +714,7 @@ impl Model {
             self.errors[0].values.fill(0);
             coder.check()?;
         } else {
-            self.code_varying(coder, channel)?;
+            self.code_varying(coder, channel, choose)?;
         }
         self.symbols.rotate_right(1);
         self.errors.rotate_right(1);
@@ -658,6 +726,7 @@ impl Model {
         &mut self,
         coder: &mut C,
         channel: &mut [i32],
+        mut choose: impl FnMut(usize, i32, Expectation) -> i32,
     ) -> Result<(), EntropyError> {
         let LatentShape { height, width, .. } = self.shape;
         let symbol_features = OWN_NEIGHBOURS + EARLIER_NEIGHBOURS * self.earlier + 1;
@@ -741,6 +810,11 @@ impl Model {
                         7
                     },
                 };
+                *symbol = choose(
+                    y * width + x,
+                    *symbol,
+                    Expectation { predicted, error: averages[0][size_class].value },
+                );
                 let value = code_symbol(coder, &mut self.mixers, &surroundings, base, size, unit, *symbol);
                 *symbol = value;
 

@@ -1,11 +1,42 @@
 //! Latents to symbols and back.
 //!
-//! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before.
-//! [`scalar`]: all others, by the universal coder.
+//! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before. All others:
+//! [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
 
+pub(crate) mod codebook;
 pub(crate) mod delta;
+pub(crate) mod palette;
 pub(crate) mod scalar;
 pub(crate) mod trained;
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::entropy::LatentShape;
+
+/// What the symbols of a bundle without tables stand for.
+#[derive(Debug, Clone)]
+pub(crate) enum Coding {
+    Scalar(scalar::Quantiser),
+    Palette(palette::Palette),
+    Codebook(Arc<codebook::Codebook>),
+}
+
+impl Coding {
+    /// The scaled latent (C, H, W) of a tile, and the checksum of its symbols.
+    pub fn decode_tile(&self, data: &[u8], shape: LatentShape) -> Result<(Vec<f32>, u32), Error> {
+        let vectors = match self {
+            Coding::Scalar(quantiser) => {
+                let symbols = scalar::decode(data, shape)?;
+                return Ok((quantiser.dequantise(&symbols), checksum_i32(&symbols)));
+            }
+            Coding::Palette(palette) => palette.codebook(),
+            Coding::Codebook(codebook) => codebook,
+        };
+        let (indices, sum) = vectors.decode_tile(data, shape)?;
+        Ok((vectors.latent(&indices), sum))
+    }
+}
 
 /// CRC-32C over integers as the format orders them: little endian, channel by channel, rows from the top.
 pub(crate) fn checksum_i16(values: &[i16]) -> u32 {

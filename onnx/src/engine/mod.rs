@@ -190,7 +190,13 @@ pub(crate) fn resolve(options: &RunOptions) -> Result<Backend, Error> {
 
 /// The engine that `options` ask for.
 pub fn engine_for(options: &RunOptions) -> Result<&'static dyn Engine, Error> {
-    engine(resolve(options)?)
+    engine(resolve(options)?).map_err(|error| match (error, options.accelerator()) {
+        // Who asked for a provider is told of that, not only of the library that it lives in.
+        (Error::Library(report), Some(provider)) => {
+            Error::Provider { provider: provider.to_owned(), problem: report.to_string() }
+        }
+        (error, _) => error,
+    })
 }
 
 /// Where ONNX Runtime was looked for, and what was found there.

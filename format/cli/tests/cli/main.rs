@@ -6,4 +6,5 @@ mod examine;
 mod failures;
 mod folders;
 mod metadata;
+mod methods;
 mod pictures;

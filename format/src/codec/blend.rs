@@ -1,0 +1,174 @@
+//! Latent to pixels by a tile plan: windows that overlap and fade into each other (docs/FORMAT.md section 6.5).
+
+use sdl_onnx::{Graph, TensorData, TensorView};
+
+use super::model::Model;
+use super::parallel;
+use super::plan::{self, TilePlan};
+use super::progress::{Progress, Stage, tell};
+use super::synthesis::{Latent, luma};
+use super::tiles::Rect;
+use crate::latent::trained::Grid;
+use crate::{Colour, Error};
+
+const SAMPLES: usize = 3;
+/// Samples are blended in 1/256 of a level.
+const FINE: f32 = 256.0;
+
+/// What is the same for all windows.
+pub(crate) struct Blending<'a> {
+    pub model: &'a Model,
+    pub graph: &'a dyn Graph,
+    pub latent: &'a Latent,
+    pub grid: Grid,
+    pub plan: TilePlan,
+    pub at_once: usize,
+}
+
+/// Rows of interleaved red, green and blue, in 1/256 of a level.
+struct Strip {
+    /// The row of the picture that its first row is.
+    top: usize,
+    samples: Vec<u16>,
+}
+
+impl Blending<'_> {
+    /// The pixels of the picture, interleaved, cropped to `size` (width, height).
+    pub fn pixels(
+        &self,
+        size: (u32, u32),
+        colour: Colour,
+        progress: &Option<Progress>,
+    ) -> Result<Vec<u8>, Error> {
+        let rows = self.plan.rows(self.grid);
+        let windows = rows.iter().map(Vec::len).sum();
+        let mut done = 0;
+        let mut pixels = Vec::with_capacity(size.0 as usize * size.1 as usize * colour.channels());
+        // What the next row of windows may still be blended over.
+        let mut pending: Option<Strip> = None;
+        for row in &rows {
+            tell(progress, Stage::Synthesis, done, windows)?;
+            let mut strip = self.strip(row)?;
+            done += row.len();
+            if let Some(above) = pending.take() {
+                self.emit(&above, strip.top, size, colour, &mut pixels);
+                self.fade_in(&above, &mut strip);
+            }
+            pending = Some(strip);
+        }
+        if let Some(last) = pending {
+            self.emit(&last, size.1 as usize, size, colour, &mut pixels);
+        }
+        Ok(pixels)
+    }
+
+    fn line(&self) -> usize {
+        self.grid.width * self.model.stride() * SAMPLES
+    }
+
+    /// A row of windows, each blended over its left neighbour.
+    fn strip(&self, row: &[Rect]) -> Result<Strip, Error> {
+        let stride = self.model.stride();
+        let overlap = self.plan.overlap * stride;
+        let parts = parallel::map(row, self.at_once, |_, &window| self.window(window))?;
+        let (top, height) = row.first().map_or((0, 0), |first| (first.y * stride, first.height * stride));
+        let mut samples = vec![0; height * self.line()];
+        for (window, part) in row.iter().zip(parts) {
+            let width = window.width * stride * SAMPLES;
+            for (y, line) in part.chunks_exact(width).enumerate() {
+                let to = &mut samples[y * self.line() + window.x * stride * SAMPLES..][..width];
+                for (x, (to, &new)) in to.iter_mut().zip(line).enumerate() {
+                    let weight = if window.x > 0 { plan::weight(x / SAMPLES, overlap) } else { 2 * overlap };
+                    *to = mix(*to, new, weight, overlap);
+                }
+            }
+        }
+        Ok(Strip { top, samples })
+    }
+
+    /// Blends a strip over the one above it, where they overlap.
+    fn fade_in(&self, above: &Strip, strip: &mut Strip) {
+        let overlap = self.plan.overlap * self.model.stride();
+        let shared = above.samples[(strip.top - above.top) * self.line()..].chunks_exact(self.line());
+        for (y, (old, new)) in shared.zip(strip.samples.chunks_exact_mut(self.line())).enumerate() {
+            let weight = plan::weight(y, overlap);
+            for (old, new) in old.iter().zip(new) {
+                *new = mix(*old, *new, weight, overlap);
+            }
+        }
+    }
+
+    /// Appends the finished rows of a strip, those above row `end` of the picture.
+    fn emit(&self, strip: &Strip, end: usize, size: (u32, u32), colour: Colour, pixels: &mut Vec<u8>) {
+        let level = |fine: &u16| ((u32::from(*fine) + 128) >> 8) as u8;
+        let rows = end.min(size.1 as usize).saturating_sub(strip.top);
+        for line in strip.samples.chunks_exact(self.line()).take(rows) {
+            let seen = &line[..size.0 as usize * SAMPLES];
+            match colour {
+                Colour::Rgb => pixels.extend(seen.iter().map(level)),
+                Colour::Grey => pixels.extend(
+                    seen.chunks_exact(SAMPLES)
+                        .map(|rgb| luma(level(&rgb[0]), level(&rgb[1]), level(&rgb[2]))),
+                ),
+            }
+        }
+    }
+
+    /// What the synthesis makes of a window, interleaved.
+    fn window(&self, window: Rect) -> Result<Vec<u16>, Error> {
+        let channels = self.model.channels();
+        let mut input = Vec::with_capacity(channels * window.height * window.width);
+        for c in 0..channels {
+            for y in window.y..window.y + window.height {
+                let from = (c * self.grid.height + y) * self.grid.width + window.x;
+                match self.latent {
+                    Latent::Exact(values) => {
+                        input.extend(values[from..from + window.width].iter().map(|&v| f32::from(v)));
+                    }
+                    Latent::Float(values) => input.extend_from_slice(&values[from..from + window.width]),
+                }
+            }
+        }
+        let shape = [1, channels, window.height, window.width];
+        let output = &self.graph.outputs()[0].name;
+        let inputs = [(self.graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &input)?)];
+        let result = self.graph.run(&inputs, &[output])?.into_iter().next();
+        let (shape, data) =
+            result.ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?.into_parts();
+        let pixels = &self.model.bundle().manifest().pixels;
+        let (stride, packing) = (self.model.stride(), pixels.packing);
+        let (rows, columns) = (window.height * stride / packing, window.width * stride / packing);
+        let expected = [1, SAMPLES * packing * packing, rows, columns];
+        if shape != expected {
+            return Err(Error::corrupt(format!(
+                "the synthesis graph of {} returned {shape:?}, and its manifest says {expected:?}",
+                self.model.bundle().manifest().name
+            )));
+        }
+        let fine: Vec<u16> = match data {
+            TensorData::U8(bytes) => bytes.iter().map(|&v| u16::from(v) << 8).collect(),
+            TensorData::F32(values) => {
+                let [low, high] = pixels.range;
+                let scale = 255.0 / (high - low);
+                let one = |v: &f32| (((v - low) * scale).clamp(0.0, 255.0) * FINE).round_ties_even() as u16;
+                values.iter().map(one).collect()
+            }
+            _ => return Err(Error::corrupt("the synthesis graph returns neither bytes nor floating point")),
+        };
+        let width = columns * packing * SAMPLES;
+        let mut interleaved = vec![0; rows * packing * width];
+        for (plane, values) in fine.chunks_exact(rows * columns).enumerate() {
+            let (c, dy, dx) = (plane / (packing * packing), plane / packing % packing, plane % packing);
+            for (i, &value) in values.iter().enumerate() {
+                let (y, x) = (i / columns * packing + dy, i % columns * packing + dx);
+                interleaved[y * width + x * SAMPLES + c] = value;
+            }
+        }
+        Ok(interleaved)
+    }
+}
+
+fn mix(old: u16, new: u16, weight: usize, overlap: usize) -> u16 {
+    let (whole, weight) = (2 * overlap as u64, weight as u64);
+    ((u64::from(old) * (whole - weight) + u64::from(new) * weight + whole / 2) / whole) as u16
+}

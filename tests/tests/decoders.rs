@@ -1,0 +1,82 @@
+//! A bundle with two decoders: which one makes the pixels.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use image_sdl::onnx::{Backend, Bundle};
+use image_sdl::{
+    BundleRef, DecodeOptions, Decoder, EncodeOptions, Error, ErrorKind, Model, Picture, Settings, Synthesis,
+    encode_with,
+};
+use sdl_tests::{blocks, folder, options, photograph};
+
+/// The bundle `blocks` with a second decoder that is 28 steps of 255 darker.
+fn two_decoders() -> (tempfile::TempDir, Model) {
+    let place = tempfile::tempdir().unwrap();
+    let from = folder("bundles").join("blocks");
+    for name in ["analysis.onnx", "synthesis.onnx"] {
+        std::fs::copy(from.join(name), place.path().join(name)).unwrap();
+    }
+    let mut graph = std::fs::read(from.join("synthesis.onnx")).unwrap();
+    let middle = 128f32.to_le_bytes();
+    let at = graph.windows(4).position(|bytes| bytes == middle).unwrap();
+    graph[at..at + 4].copy_from_slice(&100f32.to_le_bytes());
+    std::fs::write(place.path().join("natural.onnx"), graph).unwrap();
+    let manifest = std::fs::read_to_string(from.join("bundle.toml")).unwrap()
+        + "\n[graphs.\"synthesis.natural\"]\nfile = \"natural.onnx\"\n";
+    std::fs::write(place.path().join("bundle.toml"), manifest).unwrap();
+    let packed = place.path().join("two.sdlm");
+    Bundle::write_sdlm(place.path(), &packed).unwrap();
+    let settings = Settings { backend: Backend::Rust, ..Settings::default() };
+    let model = Model::with_settings(Bundle::open(packed).unwrap(), settings).unwrap();
+    // Graphs are loaded when they are first used: the file must still be there.
+    (place, model)
+}
+
+fn decode(model: &Model, bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
+    Decoder::new(bytes)?.with_model(model.clone()).decode(options)
+}
+
+fn mean(picture: &Picture) -> f64 {
+    picture.pixels().iter().map(|&v| f64::from(v)).sum::<f64>() / picture.pixels().len() as f64
+}
+
+#[test]
+fn the_author_chooses_the_decoder_and_the_reader_may_choose_another() {
+    let (_place, model) = two_decoders();
+    let source = photograph(60, 40, 64, 48);
+    let plain = options(Backend::Rust, 1);
+    for meant in [Synthesis::Fidelity, Synthesis::Natural] {
+        let bytes =
+            encode_with(&model, &source, &EncodeOptions::default().with_synthesis(meant)).unwrap().bytes;
+        let header = Decoder::new(&bytes[..]).unwrap().header().clone();
+        assert_eq!(header.natural, meant == Synthesis::Natural);
+        assert!(matches!(header.bundle, BundleRef::Named(_)));
+        let by = |synthesis| decode(&model, &bytes, &plain.clone().with_synthesis(synthesis)).unwrap();
+        let (fidelity, natural) = (by(Synthesis::Fidelity), by(Synthesis::Natural));
+        let darker = mean(&fidelity) - mean(&natural);
+        assert!((20.0..=28.5).contains(&darker), "{darker}");
+        let unasked = decode(&model, &bytes, &plain).unwrap();
+        assert!(unasked == if meant == Synthesis::Natural { natural } else { fidelity });
+    }
+}
+
+#[test]
+fn a_decoder_that_the_bundle_does_not_have_is_an_error_where_it_is_asked_for() {
+    let model = blocks(Backend::Rust);
+    let source = photograph(60, 40, 32, 32);
+    let natural = EncodeOptions::default().with_synthesis(Synthesis::Natural);
+    let error = encode_with(&model, &source, &natural).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.to_string().contains("`synthesis.natural`"), "{error}");
+
+    let bytes = encode_with(&model, &source, &EncodeOptions::default()).unwrap().bytes;
+    let plain = options(Backend::Rust, 1);
+    let error = decode(&model, &bytes, &plain.clone().with_synthesis(Synthesis::Natural)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.to_string().contains("`synthesis.natural`"), "{error}");
+
+    // A wish of the author alone is none: the format says that `fidelity` takes its place.
+    let mut container = sdl_tests::Container::parse(&bytes);
+    container.header[13] |= 4;
+    let wished = decode(&model, &container.to_bytes(), &plain).unwrap();
+    assert!(wished == decode(&model, &bytes, &plain).unwrap());
+}
