@@ -5,7 +5,7 @@ VENV := .venv
 ORT_VERSION := 1.31.1
 PICTURE := tests/pictures/dog.png
 
-.PHONY: demo test lint packages runtime install install-gst uninstall-gst bench clean
+.PHONY: demo test lint packages runtime exporters install install-gst uninstall-gst bench clean
 
 demo:
 	$(CARGO) build --release -p sdl-cli
@@ -15,8 +15,9 @@ demo:
 	target/release/sdl info demo/photo.sdl
 	$(CARGO) run --release -p sdl-tests --example demo -- $(PICTURE) demo/photo.sdl demo
 
-# Debian packages that the tests need: GStreamer, and Python for the wheel of ONNX Runtime.
-PACKAGES := python3 python3-venv $(shell grep -v '^\#' gst-plugin/apt-packages.txt)
+# Debian packages that the tests need: GStreamer, Python for the wheel of ONNX Runtime, and for the bench other codecs and a browser.
+BENCH_PACKAGES := libjpeg-turbo-progs webp libavif-bin libjxl-tools chromium
+PACKAGES := python3 python3-venv $(BENCH_PACKAGES) $(shell grep -v '^\#' gst-plugin/apt-packages.txt)
 packages:
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); }
@@ -28,11 +29,22 @@ $(VENV)/ort-$(ORT_VERSION):
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime==$(ORT_VERSION)
 	touch $@
 
+# What turns checkpoints into bundles (onnx/export): PyTorch and diffusers, into the same place. PyTorch's own index has it without CUDA, a tenth of
+# the size; where that is not reachable, PyPI has it.
+REQUIREMENTS := onnx/export/requirements.txt
+EXPORTERS := $(VENV)/exporters-$(shell sha256sum $(REQUIREMENTS) | cut -c 1-12)
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+exporters: runtime $(EXPORTERS)
+$(EXPORTERS):
+	$(PIP) --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu $$(grep ^torch== $(REQUIREMENTS)) 2>/dev/null || true
+	$(PIP) -r $(REQUIREMENTS)
+	touch $@
+
 lint: packages
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-test: runtime lint
+test: runtime exporters lint
 	tests/run
 
 bench:

@@ -179,6 +179,11 @@ fn decode(model: &Model, bytes: &[u8], steps: Option<u8>, threads: usize) -> Pic
     Decoder::new(bytes).unwrap().with_model(model.clone()).decode(&options).unwrap()
 }
 
+/// The payload of the only chunk of a kind.
+fn chunk(container: &mut Container, kind: u8) -> &mut Vec<u8> {
+    &mut container.chunks.iter_mut().find(|(found, _)| *found == kind).unwrap().1
+}
+
 fn said(bytes: &[u8]) -> Option<Denoising> {
     Decoder::new(bytes).unwrap().denoising().unwrap()
 }
@@ -302,8 +307,7 @@ fn a_bundle_without_a_denoiser_is_refused_where_one_is_asked_for_and_hostile_chu
     let sound = encode_with(&model, &picture, &asked).unwrap().bytes;
     let with = |payload: &[u8]| {
         let mut container = Container::parse(&sound);
-        assert_eq!(container.chunks[0].0, b'N');
-        container.chunks[0].1 = payload.to_vec();
+        *chunk(&mut container, b'N') = payload.to_vec();
         let bytes = container.to_bytes();
         let decoder = Decoder::new(&bytes[..])?;
         decoder.with_model(model.clone()).decode(&options(Backend::Rust, 1)).map(|_| ())
@@ -347,7 +351,7 @@ fn windows_of_a_model_that_sees_where_it_is_cut_fade_into_each_other() {
     let reference = decode(&whole, &encode_with(&whole, &picture, &options).unwrap().bytes, None, 1);
     let cut = model("cut", "identity", 32);
     let bytes = encode_with(&cut, &picture, &options).unwrap().bytes;
-    assert_eq!(Container::parse(&bytes).chunks[0], (b'T', vec![32, 0, 8, 0]));
+    assert_eq!(*chunk(&mut Container::parse(&bytes), b'T'), [32, 0, 8, 0]);
     // What does not see the cut comes out as it is.
     assert!(decode(&cut, &bytes, None, 1) == reference && decode(&cut, &bytes, None, 2) == reference);
     // And so does a denoiser that does not, by the same plan.
@@ -377,7 +381,7 @@ fn windows_of_a_model_that_sees_where_it_is_cut_fade_into_each_other() {
     // Windows beyond what the bundle is made for, and plans that are none.
     for plan in [[33, 0, 8, 0], [32, 0, 0, 0], [32, 0, 17, 0], [0, 0, 0, 0], [0xff, 0xff, 8, 0]] {
         let mut container = Container::parse(&bytes);
-        container.chunks[0].1 = plan.to_vec();
+        *chunk(&mut container, b'T') = plan.to_vec();
         let bad = container.to_bytes();
         let error = Decoder::new(&bad[..])
             .and_then(|decoder| {

@@ -25,6 +25,15 @@ impl EngineArgs {
     pub fn settings(&self) -> Settings {
         Settings { backend: self.backend, provider: self.provider.clone(), device: self.device }
     }
+
+    /// The same as words of a command line.
+    pub fn words(&self) -> String {
+        let mut words = format!("--backend {} --device {}", self.backend, self.device);
+        if let Some(provider) = &self.provider {
+            words += &format!(" --provider {provider}");
+        }
+        words
+    }
 }
 
 /// What is said, and how.

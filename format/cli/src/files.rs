@@ -132,7 +132,7 @@ pub(crate) fn stop_between_files(total: usize) {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub input: Input,
-    relative: PathBuf,
+    pub relative: PathBuf,
 }
 
 /// Files for files, and for folders every file in them that `wanted` takes, in the order of their names.

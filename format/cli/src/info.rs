@@ -20,8 +20,7 @@ pub(crate) const SCHEMA: &str = "\
 --json prints one object a file, one line each; fields may be added, these stay (`schema` is 1):
   file, width, height, colour (rgb|grey), bits, alpha_bits (null without), lossless, quality, bytes, bpp,
   method (trained|scalar|palette|codebook), tiles, duration_us (null without), natural,
-  reference (the picture that a delta picture needs; null for others),
-  denoise: timestep, steps (null without),
+  reference (the picture that a delta picture needs; null for others), denoise: timestep, steps (null without),
   model: reference, name (null where unknown), here,
   metadata: icc, exif, xmp (bytes before compression; 0 is none),
   chunks: a list of type, name, offset, bytes
@@ -65,9 +64,9 @@ impl Info {
         let header = decoder.header().clone();
         // A damaged file still says what its header knows.
         let metadata = decoder.metadata().cloned();
-        let reference = decoder.reference().ok().flatten();
         let denoising = decoder.denoising().ok().flatten();
         let label = decoder.bundle_label().ok().flatten().map(str::to_owned);
+        let reference = decoder.reference().ok().flatten();
         let (metadata, chunks, failure) = match metadata {
             Err(error) => (Metadata::default(), Vec::new(), Some(error.into())),
             Ok(metadata) => match decoder.into_chunks() {

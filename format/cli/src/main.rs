@@ -6,6 +6,8 @@
 
 mod args;
 mod batch;
+mod bench;
+mod compare;
 mod decode;
 mod doctor;
 mod encode;
@@ -51,6 +53,15 @@ enum Command {
     /// List, examine, import and pack models
     #[command(after_help = EXIT_CODES)]
     Model(model::Model),
+    /// Measure SDL against the other codecs of this machine
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Bench),
+    /// Write a page that shows files beside their original
+    #[command(after_help = compare::EXAMPLES)]
+    Compare(compare::Compare),
+    /// Run a program and say what it cost
+    #[command(name = bench::MEASURE, hide = true)]
+    Measure(bench::Measure),
     /// Say which engine runs the models and why, and test it
     #[command(after_help = EXIT_CODES)]
     Doctor(doctor::Doctor),
@@ -69,6 +80,9 @@ fn main() -> ExitCode {
         Command::Info(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Model(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Measure(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Completions { shell } => completions(shell),
     };

@@ -367,7 +367,6 @@ impl<R: Read> Decoder<R> {
         self.times.total = start.elapsed();
         Ok(picture)
     }
-
     /// Decodes everything but the pixels: every chunk, every symbol, the latent and its checksum.
     ///
     /// # Errors

@@ -67,7 +67,10 @@ impl Reference {
 /// A picture whose analysis is done: what is left needs the picture before.
 ///
 /// This is for programs that encode several pictures of a sequence at a time; [`SequenceEncoder`] is simpler.
-pub struct Analysed<'a>(Encoder<'a>);
+pub struct Analysed<'a> {
+    encoder: Encoder<'a>,
+    options: EncodeOptions,
+}
 
 impl<'a> Analysed<'a> {
     /// Runs the analysis graph.
@@ -75,9 +78,9 @@ impl<'a> Analysed<'a> {
     /// # Errors
     ///
     /// [`Error::Parameter`] for bad options, and for a model without trained tables: only those can code changes. [`Error::Model`].
-    pub fn new(model: &'a Model, picture: &'a Picture, options: &'a EncodeOptions) -> Result<Self, Error> {
+    pub fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         check(model)?;
-        Ok(Analysed(Encoder::new(model, picture, options)?))
+        Ok(Analysed { encoder: Encoder::checked(model, picture, options)?, options: options.clone() })
     }
 
     /// The file: a delta picture if there is a picture `before` of the same size, model and depth of alpha, else a key picture. And what
@@ -87,10 +90,9 @@ impl<'a> Analysed<'a> {
     ///
     /// [`Error::Target`] where the size asked for cannot be reached, [`Error::Model`].
     pub fn encode(&self, before: Option<&Reference>) -> Result<(Encoded, Reference), Error> {
-        let before = before.map(|before| &*before.0).filter(|before| self.0.follows(before));
-        let mut encoded = self.0.encode(before)?;
-        let tiles = std::mem::take(&mut encoded.tiles);
-        let kept = self.0.kept(ReferenceName::of(&encoded.bytes), tiles);
+        let before = before.filter(|before| self.encoder.follows(&before.0));
+        let (encoded, tiles) = self.encoder.encode(&self.options, before.map(|before| &*before.0))?;
+        let kept = self.encoder.kept(ReferenceName::of(&encoded.bytes), tiles);
         Ok((encoded, Reference(Arc::new(kept))))
     }
 }

@@ -215,16 +215,14 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// The quality that was used.
     pub quality: u8,
-    /// It is a delta picture: only a decoder that has the one before it can decode it.
-    pub delta: bool,
     /// How the file is denoised.
     pub denoising: Option<Denoising>,
     /// Mean squared error of the scaled latent as it is stored, before any denoising; `None` with trained tables.
     pub latent_error: Option<f64>,
-    /// The tiles, for the picture after this one; none without trained tables.
-    pub(crate) tiles: Vec<TileState>,
     /// Weight of a bit in rounding.
     pub(crate) strength: f32,
+    /// It is a delta picture: only a decoder that has the one before it can decode it.
+    pub delta: bool,
 }
 
 /// Encodes with the built-in model, or the one that the options name.
@@ -250,9 +248,7 @@ pub(crate) fn model_of(options: &EncodeOptions) -> Result<Model, Error> {
 ///
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
-    let mut encoded = Encoder::new(model, picture, options)?.encode(None)?;
-    encoded.tiles = Vec::new();
-    Ok(encoded)
+    Ok(Encoder::checked(model, picture, options)?.encode(options, None)?.0)
 }
 
 /// Where on the curve of rate and distortion to encode.
@@ -265,11 +261,24 @@ pub(crate) struct Point {
     pub denoising: Option<Denoising>,
 }
 
+/// A file, and its tiles for the picture after it.
+pub(crate) struct Coded {
+    pub encoded: Encoded,
+    pub tiles: Vec<TileState>,
+}
+
+impl Coded {
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.encoded.bytes.len() as u64
+    }
+}
+
 /// A picture whose latent is known: files of any quality can be made of it.
 pub(crate) struct Encoder<'a> {
     model: &'a Model,
     picture: &'a Picture,
-    options: &'a EncodeOptions,
+    options: EncodeOptions,
     grid: Grid,
     tiles: Vec<(Rect, Vec<f32>)>,
     /// The scaled latent of the whole picture, (C, H, W); empty with trained tables.
@@ -293,10 +302,13 @@ enum Coder {
 }
 
 impl<'a> Encoder<'a> {
-    /// Runs the analysis.
-    pub fn new(model: &'a Model, picture: &'a Picture, options: &'a EncodeOptions) -> Result<Self, Error> {
+    pub fn checked(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         options.check()?;
         model.require(options.synthesis.role())?;
+        Self::new(model, picture, options)
+    }
+
+    fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         let method = method_for(model, options.method)?;
         let schedule = schedule_for(model, method, options.denoise)?;
         let (tiles_at_once, threads) = model.share(parallel::thread_count(options.threads));
@@ -325,7 +337,7 @@ impl<'a> Encoder<'a> {
         Ok(Encoder {
             model,
             picture,
-            options,
+            options: options.clone(),
             grid,
             tiles: rects.into_iter().zip(latents).collect(),
             whole,
@@ -364,26 +376,27 @@ impl<'a> Encoder<'a> {
     }
 
     /// The file that the options ask for, against the picture `before` if one is given.
-    pub fn encode(&self, before: Option<&Kept>) -> Result<Encoded, Error> {
-        let strength = self.options.strength();
-        let size = match self.options.rate {
-            Rate::Quality(quality) => {
-                let point = self.point(quality, strength);
-                return if self.searches { self.search(point, true) } else { self.file(point, before) };
-            }
-            Rate::Size(bytes) => bytes,
-            Rate::BitsPerPixel(bits) => {
-                let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
-                (bits * pixels / 8.0).floor() as u64
-            }
+    pub fn encode(
+        &self,
+        options: &EncodeOptions,
+        before: Option<&Kept>,
+    ) -> Result<(Encoded, Vec<TileState>), Error> {
+        let strength = options.strength();
+        let file = |quality, strength| self.file(self.point(quality, strength), before);
+        let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
+        let coded = match options.rate {
+            Rate::Quality(quality) => file(quality, strength)?,
+            Rate::Size(bytes) => rate::search(&file, bytes, strength)?,
+            Rate::BitsPerPixel(bits) => rate::search(&file, (bits * pixels / 8.0).floor() as u64, strength)?,
         };
-        let found = rate::search(self, before, size, strength)?;
+        let Coded { encoded, tiles } = coded;
         if !self.searches {
-            return Ok(found);
+            return Ok((encoded, tiles));
         }
-        // The same bytes but for what is said of denoising, which the search for the size has counted.
-        let Encoded { quality, strength, denoising, .. } = found;
-        self.search(Point { quality, strength, denoising }, false)
+        let Encoded { quality, strength, denoising, .. } = encoded;
+        // The search for a size has counted what is said of denoising; its quantiser stays.
+        let free = matches!(options.rate, Rate::Quality(_));
+        Ok((self.search(Point { quality, strength, denoising }, free)?, tiles))
     }
 
     /// Whether this picture may be coded against another one.
@@ -406,7 +419,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The whole file.
-    pub fn file(&self, point: Point, before: Option<&Kept>) -> Result<Encoded, Error> {
+    fn file(&self, point: Point, before: Option<&Kept>) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -450,49 +463,48 @@ impl<'a> Encoder<'a> {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
-            let none = TileState::default;
-            match (&coder, self.model.tables(), &self.hyper) {
-                (Coder::Trained, Some(tables), Some(hyper)) => {
-                    let (payload, state) = match before {
-                        Some(before) => {
-                            delta_tile(tables, hyper, rect.grid(), latent, point, &before.tiles[tile])?
-                        }
-                        None => trained_tile(tables, hyper, rect.grid(), latent, point)?,
-                    };
-                    Ok((payload, 0.0, state))
+            let grid = rect.grid();
+            match (&coder, self.model.tables(), &self.hyper, before) {
+                (Coder::Trained, Some(tables), Some(hyper), Some(before)) => {
+                    let (payload, state) =
+                        delta_tile(tables, hyper, grid, latent, point, &before.tiles[tile])?;
+                    Ok((payload, state, 0.0))
                 }
-                (Coder::Scalar(quantiser), ..) => {
-                    let (payload, error) = scalar_tile(quantiser, rect.grid(), latent, point.strength)?;
-                    Ok((payload, error, none()))
+                (Coder::Trained, Some(tables), Some(hyper), None) => {
+                    let (payload, state) = trained_tile(tables, hyper, grid, latent, point)?;
+                    Ok((payload, state, 0.0))
                 }
-                (Coder::Vectors { codebook, indices, .. }, ..) => {
+                (Coder::Scalar(quantiser), _, _, None) => {
+                    let (payload, error) = scalar_tile(quantiser, grid, latent, point.strength)?;
+                    Ok((payload, TileState::default(), error))
+                }
+                (Coder::Vectors { codebook, indices, .. }, _, _, None) => {
                     let indices: Vec<u32> = (rect.y..rect.y + rect.height)
                         .flat_map(|y| &indices[y * self.grid.width + rect.x..][..rect.width])
                         .copied()
                         .collect();
                     let error = squared_error(&codebook.latent(&indices), latent);
-                    Ok((codebook.encode_tile(&indices, rect.grid())?, error, none()))
+                    Ok((codebook.encode_tile(&indices, grid)?, TileState::default(), error))
                 }
                 _ => Err(Error::corrupt("a model without the tables that it was said to have")),
             }
         })?;
-        let mut error = 0.0;
-        let mut tiles = Vec::with_capacity(coded.len());
-        for (payload, tile_error, tile) in coded {
+        let (mut tiles, mut error) = (Vec::with_capacity(coded.len()), 0.0);
+        for (payload, tile, tile_error) in coded {
             writer.push(chunk_type::LATENT, payload);
-            error += tile_error;
             tiles.push(tile);
+            error += tile_error;
         }
         let trained = matches!(coder, Coder::Trained);
-        Ok(Encoded {
+        let encoded = Encoded {
             bytes: writer.finish()?,
             quality: point.quality,
             delta: before.is_some(),
             denoising: point.denoising,
             latent_error: (!trained).then(|| error / self.whole.len() as f64),
-            tiles,
             strength: point.strength,
-        })
+        };
+        Ok(Coded { encoded, tiles })
     }
 
     /// How the latent is coded at a quality.
@@ -540,7 +552,7 @@ impl<'a> Encoder<'a> {
     /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
         const COARSER: [u8; 4] = [0, 2, 4, 8];
-        let plain = self.file(Point { denoising: None, ..point }, None)?;
+        let plain = self.file(Point { denoising: None, ..point }, None)?.encoded;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;
         let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
@@ -554,7 +566,7 @@ impl<'a> Encoder<'a> {
                     round * candidates.len() + done,
                     COARSER.len() * candidates.len(),
                 )?;
-                let file = self.file(candidate, None)?;
+                let file = self.file(candidate, None)?.encoded;
                 let distance = self.distance(&file.bytes)?;
                 if distance < nearest.0 {
                     nearest = (distance, Some(file));

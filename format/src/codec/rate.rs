@@ -1,7 +1,6 @@
 //! How to hit a size: search the quality, then the rounding between two qualities.
 
-use super::delta::Kept;
-use super::encode::{Encoded, Encoder, STRENGTH};
+use super::encode::{Coded, STRENGTH};
 use crate::Error;
 
 /// Good enough: so much of the size asked for is used.
@@ -11,16 +10,14 @@ const REFINEMENTS: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
-/// The best file of at most `size` bytes, against the picture `before` if one is given.
+/// The best file of at most `size` bytes that `file` makes, given a quality and the strength of rounding.
 pub(crate) fn search(
-    encoder: &Encoder<'_>,
-    before: Option<&Kept>,
+    file: &dyn Fn(u8, f32) -> Result<Coded, Error>,
     size: u64,
     strength: f32,
-) -> Result<Encoded, Error> {
-    let file = |quality: u8, strength: f32| encoder.file(encoder.point(quality, strength), before);
-    let fits = |file: &Encoded| file.bytes.len() as u64 <= size;
-    let close = |file: &Encoded| file.bytes.len() as f64 >= CLOSE * size as f64;
+) -> Result<Coded, Error> {
+    let fits = |coded: &Coded| coded.len() <= size;
+    let close = |coded: &Coded| coded.len() as f64 >= CLOSE * size as f64;
 
     let (mut low, mut high) = (0u8, 100u8);
     let largest = file(high, strength)?;
@@ -34,7 +31,7 @@ pub(crate) fn search(
         if fits(&harder) {
             return Ok(harder);
         }
-        let smallest = harder.bytes.len().min(best.bytes.len()) as u64;
+        let smallest = harder.len().min(best.len());
         return Err(Error::Target { smallest, asked: size });
     }
     // Invariant: `low` fits, `high` does not.
@@ -55,7 +52,7 @@ pub(crate) fn search(
             let found = file(high, middle)?;
             if fits(&found) {
                 strong = middle;
-                if found.bytes.len() > best.bytes.len() {
+                if found.len() > best.len() {
                     best = found;
                 }
                 if close(&best) {

@@ -10,7 +10,7 @@ use crate::{Error, Header, MAX_HEADER_BYTES, MIN_HEADER_BYTES};
 /// The types of chunks, in the order in which they may stand.
 pub(crate) mod chunk_type {
     /// Name of the picture that this one is coded against.
-    pub const BEFORE: u8 = b'D';
+    pub const BEFORE: u8 = b'B';
     /// ICC profile of the source.
     pub const ICC: u8 = b'i';
     /// Exif, without the prefix `Exif\0\0`.

@@ -1,6 +1,8 @@
 //! The real program, run on small pictures.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(unix)]
+mod bench;
 mod common;
 mod examine;
 mod failures;
