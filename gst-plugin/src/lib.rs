@@ -17,6 +17,7 @@ mod settings;
 mod typefind;
 mod workers;
 
+pub use dec::PixelDecoder;
 pub use enc::KeyFrames;
 pub use plugin::plugin_register_static;
 

@@ -479,3 +479,25 @@ fn late_pictures_of_a_sequence_are_not_shown_and_those_after_them_are_right() {
     let out: Vec<Vec<u8>> = drain(&mut harness).iter().map(bytes).collect();
     assert!(out == [0, 1, 4, 5].map(|n| expected[n].clone()), "{} pictures", out.len());
 }
+
+#[test]
+fn a_decoder_that_the_model_does_not_have_is_an_error_that_says_so() {
+    let has_natural = image_sdl::onnx::builtin().unwrap().has(image_sdl::onnx::role::SYNTHESIS_NATURAL);
+    for choice in ["auto", "fidelity", "natural"] {
+        let mut harness = decoder(&format!("decoder={choice} denoise-steps=2"), PARSED);
+        let messages = bus(&harness);
+        let pushed = harness.push(buffer(file(0), 0));
+        harness.push_event(gst::event::Eos::new());
+        let out = drain(&mut harness);
+        if choice != "natural" || has_natural {
+            assert_eq!((pushed, out.len()), (Ok(gst::FlowSuccess::Ok), 1), "{choice}");
+            assert!(choice == "natural" || bytes(&out[0]) == decoded(&file(0)), "{choice}");
+            continue;
+        }
+        assert_eq!(pushed, Err(gst::FlowError::Error));
+        let message = messages.pop_filtered(&[gst::MessageType::Error]).unwrap();
+        let gst::MessageView::Error(error) = message.view() else { panic!("{message:?}") };
+        assert!(error.error().matches(gst::LibraryError::Settings));
+        assert!(error.debug().unwrap().contains("decoder=fidelity"), "{:?}", error.debug());
+    }
+}

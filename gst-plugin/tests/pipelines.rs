@@ -50,6 +50,7 @@ impl Place {
         command
             .current_dir(self.0.path())
             .env("GST_PLUGIN_PATH", plugin_folder())
+            .env("SDL_MODEL_DIR", self.path("models"))
             .env(
                 "GST_REGISTRY",
                 std::env::temp_dir().join(format!("sdl-test-registry-{}.bin", std::process::id())),
@@ -252,6 +253,100 @@ fn delta_pictures_are_fewer_bytes_in_every_carrier() {
     }
     let (keys, all) = (place.read("keys.sdl").len(), place.read("x").len());
     assert!(all < keys, "{all} bytes, {keys} of key pictures alone");
+}
+
+#[test]
+fn tracks_that_demuxers_do_not_know_are_played_and_sought_in() {
+    use gst::prelude::*;
+    common::init();
+    let place = Place::new();
+    let source = SOURCE.replace("num-buffers=5", "num-buffers=20");
+    // No muxer of GStreamer knows SDL: these are told that it is JPEG, and then the code of the track is changed in the file.
+    for (muxer, demuxer, jpeg, ours) in [
+        ("matroskamux", "matroskademux", &b"V_MJPEG"[..], &b"V_SDL\0\0"[..]),
+        ("qtmux", "qtdemux", b"jpeg", b"sdl0"),
+    ] {
+        place.run(&format!(
+            "gst-launch-1.0 -q {source} ! sdlenc delta=true interval=1000000000 ! capssetter replace=true join=false \
+             caps=image/jpeg,width=160,height=120,framerate=5/1 ! {muxer} ! filesink location=film"
+        ));
+        let mut film = place.read("film");
+        let header = film.windows(4).position(|bytes| bytes == b"stsd").unwrap_or(0);
+        let at = header + film[header..].windows(jpeg.len()).position(|bytes| bytes == jpeg).unwrap();
+        film[at..at + ours.len()].copy_from_slice(ours);
+        std::fs::write(place.path("film"), film).unwrap();
+        assert_eq!(place.count(&format!("filesrc location=film ! {demuxer} ! sdldec")), 20, "{muxer}");
+        assert_eq!(place.count("filesrc location=film ! decodebin"), 20, "{muxer}");
+
+        let description = format!(
+            "filesrc location={} ! {demuxer} ! sdldec ! fakesink name=sink sync=false",
+            place.path("film").display()
+        );
+        let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
+        pipeline.set_state(gst::State::Paused).unwrap();
+        pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
+        // Into the middle of a sequence: exactly there, or at the key picture in front of it.
+        for (flags, expected) in [(gst::SeekFlags::ACCURATE, 2400), (gst::SeekFlags::KEY_UNIT, 2000)] {
+            pipeline.seek_simple(gst::SeekFlags::FLUSH | flags, gst::ClockTime::from_mseconds(2400)).unwrap();
+            pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
+            let sample: gst::Sample = pipeline.by_name("sink").unwrap().property("last-sample");
+            let time = sample.buffer().unwrap().pts().unwrap();
+            assert_eq!(time.mseconds(), expected, "{muxer} {flags:?}");
+        }
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+#[test]
+fn the_program_writes_the_same_file_and_reads_it() {
+    let place = Place::new();
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("sdl");
+    if !program.exists() {
+        eprintln!("=== SKIPPED: {} has not been built ===", program.display());
+        return;
+    }
+    place.run(&format!(
+        "gst-launch-1.0 -q {} ! tee name=t ! queue ! sdlenc quality=35 effort=7 ! filesink location=x.sdl \
+         t. ! queue ! pngenc ! filesink location=x.png",
+        SOURCE.replace("num-buffers=5", "num-buffers=1")
+    ));
+    let sdl = program.display();
+    // pngenc writes a gamma and no profile: the samples are taken as they are.
+    place.run(&format!("{sdl} encode x.png y.sdl -q 35 -e 7 --strip=all"));
+    assert!(place.read("x.sdl") == place.read("y.sdl"));
+    place.run(&format!("{sdl} decode x.sdl y.png"));
+    place.run(&format!("{sdl} verify x.sdl"));
+    assert!(place.read("y.png").starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_model_with_two_decoders_shows_the_one_that_is_asked_for() {
+    let place = Place::new();
+    // The bundle `blocks`, and a second decoder that is 28 of 255 darker.
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bundles/blocks");
+    let folder = place.path("models").join("two");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["analysis.onnx", "synthesis.onnx"] {
+        std::fs::copy(from.join(name), folder.join(name)).unwrap();
+    }
+    let mut graph = std::fs::read(from.join("synthesis.onnx")).unwrap();
+    let at = graph.windows(4).position(|bytes| bytes == 128f32.to_le_bytes()).unwrap();
+    graph[at..at + 4].copy_from_slice(&100f32.to_le_bytes());
+    std::fs::write(folder.join("natural.onnx"), graph).unwrap();
+    let manifest = std::fs::read_to_string(from.join("bundle.toml")).unwrap()
+        + "\n[graphs.\"synthesis.natural\"]\nfile = \"natural.onnx\"\n";
+    std::fs::write(folder.join("bundle.toml"), manifest).unwrap();
+
+    place.run(&format!("gst-launch-1.0 -q {SOURCE} ! sdlenc model=models/two ! filesink location=x.sdl"));
+    let mean = |decoder: &str| {
+        place.run(&format!(
+            "gst-launch-1.0 -q filesrc location=x.sdl ! sdldec decoder={decoder} ! filesink location=x.rgb"
+        ));
+        let samples = place.read("x.rgb");
+        samples.iter().map(|&v| f64::from(v)).sum::<f64>() / samples.len() as f64
+    };
+    let (auto, fidelity, natural) = (mean("auto"), mean("fidelity"), mean("natural"));
+    assert!(auto == fidelity && natural < fidelity - 10.0, "{auto} {fidelity} {natural}");
 }
 
 #[test]

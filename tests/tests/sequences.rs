@@ -5,7 +5,9 @@ use image_sdl::{
     Alpha, Analysed, Colour, DecodeOptions, Decoder, EncodeOptions, Error, ErrorKind, Picture, ReferenceName,
     SequenceDecoder, SequenceEncoder, decode, encode_with, is_delta,
 };
-use sdl_tests::{Random, backends, blocks, built_in, options, pixel_sum, psnr, scene, static_camera};
+use sdl_tests::{
+    Random, backends, bless, blocks, built_in, folder, options, pixel_sum, psnr, scene, static_camera,
+};
 
 fn quality(quality: u8) -> EncodeOptions {
     EncodeOptions::default().with_quality(quality)
@@ -217,6 +219,32 @@ fn every_flipped_bit_and_every_cut_of_a_delta_picture_is_an_error() {
     for cut in 0..files[1].len() {
         assert!(try_decode(&files[1][..cut]).is_err(), "cut at {cut}");
     }
+}
+
+/// The files and sums of a sequence that must decode as it did when it was made; written anew, as the other vectors are, with
+/// `BLESS=1`.
+#[test]
+fn the_sequence_of_the_vectors_decodes_to_its_sums() {
+    let place = folder("sequence");
+    let name = |n: usize| place.join(format!("{n}.sdl"));
+    if bless() {
+        std::fs::create_dir_all(&place).unwrap();
+        let mut sums = String::new();
+        let mut decoder = SequenceDecoder::new();
+        for (n, file) in files(&small(4), &quality(40)).iter().enumerate() {
+            std::fs::write(name(n), file).unwrap();
+            sums += &(pixel_sum(&decoder.decode(file, &DecodeOptions::default()).unwrap()) + "\n");
+        }
+        std::fs::write(place.join("sha256"), sums).unwrap();
+    }
+    let sums = std::fs::read_to_string(place.join("sha256")).unwrap();
+    let mut decoder = SequenceDecoder::new();
+    for (n, sum) in sums.lines().enumerate() {
+        let file = std::fs::read(name(n)).unwrap();
+        assert_eq!(is_delta(&file), n > 0);
+        assert_eq!(pixel_sum(&decoder.decode(&file, &DecodeOptions::default()).unwrap()), sum, "picture {n}");
+    }
+    assert_eq!(sums.lines().count(), 4);
 }
 
 /// The chunks of a file with the data of its last one changed, under right checksums.

@@ -10,8 +10,10 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use gst_video::video_codec_state::Readable;
 use gst_video::{VideoCodecFrame, VideoCodecState, VideoFormat};
-use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model};
+use image_sdl::onnx::role;
+use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model, Synthesis};
 
+use super::PixelDecoder;
 use crate::chain::{Chain, Link};
 use crate::convert;
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
@@ -36,6 +38,21 @@ struct Settings {
     n_threads: i32,
     max_size: u32,
     max_alloc: u64,
+    decoder: PixelDecoder,
+    denoise_steps: i32,
+}
+
+impl Settings {
+    fn options(&self) -> DecodeOptions {
+        let mut options = DecodeOptions::default().with_max_bytes(self.max_alloc);
+        options.synthesis = match self.decoder {
+            PixelDecoder::Auto => None,
+            PixelDecoder::Fidelity => Some(Synthesis::Fidelity),
+            PixelDecoder::Natural => Some(Synthesis::Natural),
+        };
+        options.denoise_steps = u8::try_from(self.denoise_steps).ok();
+        options
+    }
 }
 
 impl Default for Settings {
@@ -46,6 +63,8 @@ impl Default for Settings {
             n_threads: AUTO,
             max_size: DEFAULT_MAX_SIZE,
             max_alloc: DEFAULT_MAX_ALLOC,
+            decoder: PixelDecoder::Auto,
+            denoise_steps: AUTO,
         }
     }
 }
@@ -99,6 +118,10 @@ pub struct SdlDec {
         blurb = "The most bytes that a picture in a stream of bytes may have; larger ones are passed over", mutable_playing)]
     #[property(name = "max-alloc", get, set, type = u64, member = max_alloc, default = DEFAULT_MAX_ALLOC,
         blurb = "The most bytes of memory that the pixels and the latent of a picture may take", mutable_playing)]
+    #[property(name = "decoder", get, set, type = PixelDecoder, member = decoder, builder(PixelDecoder::default())
+        .blurb("Which decoder of the model makes the pixels; one that the model does not have is an error").mutable_ready())]
+    #[property(name = "denoise-steps", get, set, type = i32, member = denoise_steps, minimum = AUTO, maximum = 255, default = AUTO,
+        blurb = "Steps of the denoiser for pictures that are to be denoised (-1 = as each picture says, 0 = not at all)", mutable_playing)]
     settings: Mutex<Settings>,
     /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
     state: Mutex<Option<State>>,
@@ -267,12 +290,14 @@ impl SdlDec {
     }
 
     /// The model that a picture names.
-    fn model(&self, reference: BundleRef, settings: &Settings) -> Result<Model, gst::FlowError> {
-        if let Some(model) = self.state().as_ref().and_then(|state| state.models.get(&reference).cloned()) {
+    fn model(&self, header: &Header, file: &[u8], settings: &Settings) -> Result<Model, gst::FlowError> {
+        if let Some(model) = self.state().as_ref().and_then(|state| state.models.get(&header.bundle).cloned())
+        {
             return Ok(model);
         }
         let engine = engine(settings.provider.as_deref(), settings.device);
-        let model = Model::for_file(reference, engine).map_err(|error| {
+        let found = Decoder::new(file).and_then(|mut decoder| decoder.find_model(engine));
+        let model = found.map_err(|error| {
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::NotFound,
@@ -281,6 +306,18 @@ impl SdlDec {
             );
             gst::FlowError::Error
         })?;
+        if settings.decoder == PixelDecoder::Natural && !model.bundle().has(role::SYNTHESIS_NATURAL) {
+            gst::element_imp_error!(
+                self,
+                gst::LibraryError::Settings,
+                ("The model of this picture has no natural decoder"),
+                [
+                    "bundle {} has none; use decoder=auto or decoder=fidelity",
+                    model.bundle().manifest().label()
+                ]
+            );
+            return Err(gst::FlowError::Error);
+        }
         model.warm_up().map_err(|error| {
             gst::element_imp_error!(
                 self,
@@ -291,7 +328,7 @@ impl SdlDec {
             gst::FlowError::Error
         })?;
         if let Some(state) = self.state().as_mut() {
-            state.models.insert(reference, model.clone());
+            state.models.insert(header.bundle, model.clone());
         }
         Ok(model)
     }
@@ -509,7 +546,7 @@ impl VideoDecoderImpl for SdlDec {
             header.ok_or(Error::Truncated { found: buffer.size() as u64, place: "header" })
         });
         let outcome = match header {
-            Ok(header) => Ok((self.model(header.bundle, &settings)?, header)),
+            Ok(header) => Ok((self.model(&header, &buffer, &settings)?, header)),
             Err(error) => Err(error),
         };
         // A model that takes every thread: one picture at a time.
@@ -520,8 +557,7 @@ impl VideoDecoderImpl for SdlDec {
                 Ok((model, header)) => {
                     let alone = state.workers.threads() > 0 && state.workers.is_idle();
                     let threads = tile_threads(&model, alone);
-                    let options =
-                        DecodeOptions::default().with_threads(threads).with_max_bytes(settings.max_alloc);
+                    let options = settings.options().with_threads(threads);
                     let link = state.chain.link();
                     state.workers.push(number, move || {
                         let decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
