@@ -262,10 +262,9 @@ fn tracks_that_demuxers_do_not_know_are_played_and_sought_in() {
     let place = Place::new();
     let source = SOURCE.replace("num-buffers=5", "num-buffers=20");
     // No muxer of GStreamer knows SDL: these are told that it is JPEG, and then the code of the track is changed in the file.
-    for (muxer, demuxer, jpeg, ours) in [
-        ("matroskamux", "matroskademux", &b"V_MJPEG"[..], &b"V_SDL\0\0"[..]),
-        ("qtmux", "qtdemux", b"jpeg", b"sdl0"),
-    ] {
+    for (muxer, demuxer, jpeg, ours) in
+        [("matroskamux", "matroskademux", &b"MJPG"[..], &b"SDL0"[..]), ("qtmux", "qtdemux", b"jpeg", b"sdl0")]
+    {
         place.run(&format!(
             "gst-launch-1.0 -q {source} ! sdlenc delta=true interval=1000000000 ! capssetter replace=true join=false \
              caps=image/jpeg,width=160,height=120,framerate=5/1 ! {muxer} ! filesink location=film"
