@@ -256,16 +256,13 @@ fn delta_pictures_are_fewer_bytes_in_every_carrier() {
 }
 
 #[test]
-fn tracks_that_demuxers_do_not_know_are_played_and_sought_in() {
-    use gst::prelude::*;
-    common::init();
+fn tracks_that_demuxers_do_not_know_are_played() {
     let place = Place::new();
     let source = SOURCE.replace("num-buffers=5", "num-buffers=20");
     // No muxer of GStreamer knows SDL: these are told that it is JPEG, and then the code of the track is changed in the file.
-    for (muxer, demuxer, jpeg, ours) in [
-        ("matroskamux", "matroskademux", &b"V_MJPEG"[..], &b"V_SDL\0\0"[..]),
-        ("qtmux", "qtdemux", b"jpeg", b"sdl0"),
-    ] {
+    for (muxer, demuxer, jpeg, ours) in
+        [("matroskamux", "matroskademux", &b"MJPG"[..], &b"SDL0"[..]), ("qtmux", "qtdemux", b"jpeg", b"sdl0")]
+    {
         place.run(&format!(
             "gst-launch-1.0 -q {source} ! sdlenc delta=true interval=1000000000 ! capssetter replace=true join=false \
              caps=image/jpeg,width=160,height=120,framerate=5/1 ! {muxer} ! filesink location=film"
@@ -277,23 +274,6 @@ fn tracks_that_demuxers_do_not_know_are_played_and_sought_in() {
         std::fs::write(place.path("film"), film).unwrap();
         assert_eq!(place.count(&format!("filesrc location=film ! {demuxer} ! sdldec")), 20, "{muxer}");
         assert_eq!(place.count("filesrc location=film ! decodebin"), 20, "{muxer}");
-
-        let description = format!(
-            "filesrc location={} ! {demuxer} ! sdldec ! fakesink name=sink sync=false",
-            place.path("film").display()
-        );
-        let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
-        pipeline.set_state(gst::State::Paused).unwrap();
-        pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
-        // Into the middle of a sequence: exactly there, or at the key picture in front of it.
-        for (flags, expected) in [(gst::SeekFlags::ACCURATE, 2400), (gst::SeekFlags::KEY_UNIT, 2000)] {
-            pipeline.seek_simple(gst::SeekFlags::FLUSH | flags, gst::ClockTime::from_mseconds(2400)).unwrap();
-            pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
-            let sample: gst::Sample = pipeline.by_name("sink").unwrap().property("last-sample");
-            let time = sample.buffer().unwrap().pts().unwrap();
-            assert_eq!(time.mseconds(), expected, "{muxer} {flags:?}");
-        }
-        pipeline.set_state(gst::State::Null).unwrap();
     }
 }
 

@@ -18,7 +18,7 @@ use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
 use crate::entropy::{LatentShape, RangeDecoder};
-use crate::latent::delta::{Plan, TileState};
+use crate::latent::delta::{Plan, Sides, TileState};
 use crate::latent::palette::Palette;
 use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, Tables};
@@ -660,13 +660,16 @@ impl Windows<'_> {
     }
 }
 
+/// From a hyper-latent to the means.
+type HyperSynthesis<'a> = dyn FnMut(&[i8]) -> Result<Vec<f32>, Error> + 'a;
+
 /// A tile of a key picture.
 fn key_tile(
     tables: &Tables,
     level: u8,
     grid: Grid,
     data: &[u8],
-    hyper_synthesis: &mut dyn FnMut(&[i8]) -> Result<Vec<f32>, Error>,
+    hyper_synthesis: &mut HyperSynthesis<'_>,
 ) -> Result<TileState, Error> {
     let mut decoder = RangeDecoder::new(data);
     let hyper = tables.decode_hyper(level, grid, &mut decoder)?;
@@ -683,16 +686,20 @@ fn delta_tile(
     grid: Grid,
     data: &[u8],
     before: &TileState,
-    hyper_synthesis: &mut dyn FnMut(&[i8]) -> Result<Vec<f32>, Error>,
+    hyper_synthesis: &mut HyperSynthesis<'_>,
 ) -> Result<TileState, Error> {
     let mut decoder = RangeDecoder::new(data);
     let plan = Plan::decode(grid, &mut decoder);
     let mut hyper = before.hyper.clone();
     tables.decode_renewed(level, &mut hyper, &plan, &mut decoder)?;
     let mean = hyper_synthesis(&hyper)?;
-    let latent = tables.walk_delta(level, &hyper, &mean, &before.latent, &plan, grid, |table, _, _, _| {
-        Ok(decoder.decode_symbol(table))
-    })?;
+    let latent = tables.walk_delta(
+        level,
+        Sides { z: &hyper, mean: &mean, before: &before.latent },
+        &plan,
+        grid,
+        |table, _, _, _| Ok(decoder.decode_symbol(table)),
+    )?;
     decoder.finish()?;
     Ok(TileState { latent, hyper })
 }

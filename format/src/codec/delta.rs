@@ -13,7 +13,7 @@ use super::decode::{DecodeOptions, Decoder};
 use super::encode::{EncodeOptions, Encoded, Encoder, Hyper, Point, STRENGTH, hyper_mean, payload};
 use super::model::Model;
 use crate::entropy::RangeEncoder;
-use crate::latent::delta::{Mode, Plan, SHRINKS, TileState};
+use crate::latent::delta::{Mode, Plan, SHRINKS, Sides, TileState};
 use crate::latent::trained::{Grid, Tables, quantise};
 use crate::{AlphaDepth, BundleRef, Error, Picture};
 
@@ -215,12 +215,17 @@ pub(super) fn delta_tile(
     let mut encoder = RangeEncoder::new();
     plan.encode(grid, &mut encoder);
     tables.encode_renewed(level, &z, &plan, &mut encoder)?;
-    let coded =
-        tables.walk_delta(level, &z, &mean, &before.latent, &plan, grid, |table, at, mode, mean| {
+    let coded = tables.walk_delta(
+        level,
+        Sides { z: &z, mean: &mean, before: &before.latent },
+        &plan,
+        grid,
+        |table, at, mode, mean| {
             let symbol = trial.quantise(table, at, mode, mean, before);
             encoder.encode_symbol(table, symbol)?;
             Ok(symbol)
-        })?;
+        },
+    )?;
     Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
 }
 
@@ -300,9 +305,7 @@ impl Trial<'_> {
         let (tables, level) = (self.tables, self.point.quality);
         let latent = tables.walk_delta(
             level,
-            z,
-            mean,
-            &before.latent,
+            Sides { z, mean, before: &before.latent },
             &plan,
             self.grid,
             |table, at, mode, mean| {
@@ -347,9 +350,7 @@ impl Trial<'_> {
             let (tables, level) = (self.tables, self.point.quality);
             tables.walk_delta(
                 level,
-                z,
-                mean,
-                &before.latent,
+                Sides { z, mean, before: &before.latent },
                 &plan,
                 self.grid,
                 |table, at, mode, mean| {

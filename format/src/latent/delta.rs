@@ -44,6 +44,17 @@ pub(crate) struct Plan {
     pub shrink: u8,
 }
 
+/// What both sides know of a delta tile in front of its symbols.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sides<'a> {
+    /// The hyper-latent, old values and renewed ones.
+    pub z: &'a [i8],
+    /// What the hyper-synthesis makes of it, on the padded grid.
+    pub mean: &'a [f32],
+    /// The latent of the picture before.
+    pub before: &'a [i16],
+}
+
 /// Bits of [`Plan::shrink`] in the file.
 const SHRINK_BITS: u32 = 4;
 /// Table indices that one unit of it stands for; two of them are a fifth of the scale.
@@ -188,14 +199,11 @@ impl Tables {
         Ok(())
     }
 
-    /// As [`walk`](Self::walk), over the positions that `plan` does not skip. `before` is the latent of the picture before;
-    /// `symbol` also gets the mode, and a mean that in [`Mode::Inter`] counts from the old value.
+    /// As [`walk`](Self::walk), over the positions that `plan` does not skip. `symbol` also gets the mode, and a mean that in [`Mode::Inter`] counts from the old value.
     pub fn walk_delta(
         &self,
         level: u8,
-        z: &[i8],
-        mean: &[f32],
-        before: &[i16],
+        Sides { z, mean, before }: Sides<'_>,
         plan: &Plan,
         grid: Grid,
         mut symbol: impl FnMut(&CdfTable, usize, Mode, i32) -> Result<i32, Error>,
