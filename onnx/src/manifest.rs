@@ -79,10 +79,10 @@ pub struct Pixels {
     /// The values of black and white.
     #[serde(default = "unit_range")]
     pub range: [f32; 2],
-    /// p: the synthesis graph returns (1, 3 p p, H / p, W / p), channel c p p + dy p + dx, which its caller unshuffles
-    /// to (1, 3, H, W).
-    #[serde(default = "single")]
-    pub packing: usize,
+    /// Absent: the synthesis graph returns (1, 3, H, W). p: it returns (1, H / p, W / p, p p 3), whose last axis is the
+    /// block of p x p pixels at that position, row by row, red, green and blue of each together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<usize>,
     /// Whether the synthesis graph returns the same bits everywhere.
     #[serde(default)]
     pub exact: bool,
@@ -90,7 +90,7 @@ pub struct Pixels {
 
 impl Default for Pixels {
     fn default() -> Self {
-        Pixels { range: unit_range(), packing: single(), exact: false }
+        Pixels { range: unit_range(), packing: None, exact: false }
     }
 }
 
@@ -348,10 +348,6 @@ fn unit_range() -> [f32; 2] {
     [0.0, 1.0]
 }
 
-fn single() -> usize {
-    1
-}
-
 fn first() -> String {
     "1".to_owned()
 }
@@ -438,7 +434,7 @@ impl Manifest {
             "`pixels.range` must be two rising numbers",
         )?;
         must(
-            *packing > 0 && *packing <= *stride && stride.is_multiple_of(*packing),
+            packing.is_none_or(|p| p > 0 && p <= *stride && stride.is_multiple_of(p)),
             "`pixels.packing` must divide `latent.stride`",
         )?;
         must(!self.graphs.is_empty(), "there must be at least one graph")?;
@@ -496,7 +492,7 @@ mod tests {
         assert_eq!(manifest.label(), "taef2@1");
         assert_eq!((manifest.latent.scale.at(0), manifest.latent.scale.at(1)), (0.5, 2.0));
         assert_eq!(manifest.latent.shift.at(1), 0.0);
-        assert_eq!(manifest.pixels, Pixels { range: [0.0, 1.0], packing: 1, exact: false });
+        assert_eq!(manifest.pixels, Pixels { range: [0.0, 1.0], packing: None, exact: false });
         assert_eq!(manifest.graphs["synthesis"].outputs[0].rank(), Some(4));
         assert!(manifest.graphs.contains_key(role::SYNTHESIS_NATURAL));
         assert_eq!(Manifest::parse(&manifest.to_toml().unwrap(), "x").unwrap(), manifest);

@@ -109,7 +109,7 @@ fn agree(
     {
         return Err(format!("the graph has an input `{}` that bundle.toml does not declare", extra.name));
     }
-    // (N, C, H, W) goes in, and (N, C, H, W) comes out.
+    // (N, C, H, W) goes in, and four axes come out.
     const PICTURE_RANK: usize = 4;
     let picture = [role::ANALYSIS, role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::DENOISER].contains(&name);
     if picture {

@@ -1,9 +1,10 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/final.pt --images ../../../shared/images/train --generation 0 --out ../models/gen0
+    python export.py --checkpoint /tmp/run/final.pt --images ../../../shared/images/train --generation 1 --out /tmp/sdl-1
 """
 
 import argparse
+import copy
 import pathlib
 
 import numpy as np
@@ -38,11 +39,34 @@ class Builder:
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
-    def activation(self, x, act):
-        """Quantise and dequantise: with zero point 0 this is the ReLU as well."""
+    def activation(self, x, act, arrange=lambda x: x):
+        """Quantise and dequantise: with zero point 0 this is the ReLU as well. `arrange` moves the bytes between the two."""
         scale = self.constant(np.float32(act.scale.item()), "scale")
         zero = self.constant(np.uint8(act.zero_point), "zero")
-        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [x, scale, zero]), scale, zero])
+        return self.node("DequantizeLinear", [arrange(self.node("QuantizeLinear", [x, scale, zero])), scale, zero])
+
+    def channels_last(self, x):
+        return self.node("Transpose", [x], perm=[0, 2, 3, 1])
+
+    def channels_first(self, x):
+        return self.node("Transpose", [x], perm=[0, 3, 1, 2])
+
+    def to_stream(self, x):
+        """(1, C, H, W) to (1, H W, C): the order of the integer kernels. With the grid out of sight ONNX Runtime does not
+        move these transposes about, and each vanishes in that of the kernel beside it."""
+        return self.node("Reshape", [self.channels_last(x), self.constant(np.array([0, -1, 192], np.int64))])
+
+    def to_grid(self, x):
+        return self.channels_first(self.node("Reshape", [x, self.grid]))
+
+    def depth_to_space(self, x, size, channels):
+        """(1, H, W, size size C) to (1, H size, W size, C), for bytes, of which not every runtime has a DepthToSpace."""
+        shape = self.node("Shape", [x])
+        height, width = (self.node("Slice", [shape, *(self.constant(np.array([v], np.int64)) for v in (i, i + 1))]) for i in (1, 2))
+        number = lambda *v: self.constant(np.array(v, np.int64))
+        x = self.node("Reshape", [x, self.node("Concat", [height, width, number(size, size, channels)], axis=0)])
+        x = self.node("Transpose", [x], perm=[0, 2, 1, 3, 4])
+        return self.node("Reshape", [x, self.node("Concat", [number(1), self.node("Mul", [height, number(size)]), self.node("Mul", [width, number(size)]), number(channels)], axis=0)])
 
     def weights(self, conv):
         """(integers int8, scale float32 for each output channel)"""
@@ -51,14 +75,16 @@ class Builder:
         assert q.abs().max() <= conv.weight_max
         return q.numpy().astype(np.int8), scale.numpy().astype(np.float32)
 
-    def conv8(self, x, conv, input_scale):
-        """8-bit input of scale `input_scale`: weights and bias as integers behind DequantizeLinear."""
+    def conv8(self, x, conv, input_scale, order=slice(None), factor=1.0):
+        """8-bit input of scale `input_scale`: weights and bias as integers behind DequantizeLinear. `order` rearranges the
+        output's channels, `factor` is a power of two that changes its unit."""
         q, scale = self.weights(conv)
         bias_scale = (scale * input_scale).astype(np.float32)
         bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / bias_scale)
         conv.bias.data = torch.from_numpy((bias * bias_scale).astype(np.float32))  # so that PyTorch computes the same
         bound = np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1) * 255 + np.abs(bias)
         assert bound.max() < 2**24, "an accumulator could leave 24 bits"
+        q, bias, scale, bias_scale = q[order], bias[order], scale[order] * np.float32(factor), bias_scale[order] * np.float32(factor)
         w = self.node("DequantizeLinear", [self.constant(q, "w"), self.constant(scale, "ws"), self.constant(np.zeros(len(q), np.int8), "wz")], axis=0)
         b = self.node("DequantizeLinear", [self.constant(bias.astype(np.int32), "b"), self.constant(bias_scale, "bs"), self.constant(np.zeros(len(q), np.int32), "bz")], axis=0)
         return self.node("Conv", [x, w, b], group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
@@ -163,13 +189,20 @@ def hyper_synthesis(model):
 
 
 def block8(g, x, b):
-    y = g.activation(x, b.in1)
+    """`x` is a stream: see `to_stream`."""
+    y = g.activation(x, b.in1, g.to_grid)
     y = g.activation(g.conv8(y, b.a, b.in1.scale.item()), b.act_a)
     y = g.activation(g.conv8(y, b.dw, b.act_a.scale.item()), b.act_dw)
-    x = g.node("Add", [x, g.activation(g.conv8(y, b.b, b.act_dw.scale.item()), b.out1)])
-    y = g.activation(x, b.in2)
+    x = g.node("Add", [x, g.activation(g.conv8(y, b.b, b.act_dw.scale.item()), b.out1, g.to_stream)])
+    y = g.activation(x, b.in2, g.to_grid)
     y = g.activation(g.conv8(y, b.c, b.in2.scale.item()), b.act_c)
-    return g.node("Add", [x, g.activation(g.conv8(y, b.d, b.act_c.scale.item()), b.out2)])
+    return g.node("Add", [x, g.activation(g.conv8(y, b.d, b.act_c.scale.item()), b.out2, g.to_stream)])
+
+
+def grouped(conv, size):
+    """The order (dy, dx, c) of outputs (c, dy, dx): what lies together in memory stays together when a position becomes
+    `size` x `size` of them."""
+    return np.arange(conv.out_channels).reshape(-1, size * size).T.flatten()
 
 
 def synthesis(model):
@@ -177,20 +210,20 @@ def synthesis(model):
     g = Builder("synthesis")
     # The input arrives as integers of LATENT_UNIT.
     x = g.conv_wide("latent", m.stem, LATENT_UNIT, LATENT_CLIP, weight_factor=LATENT_UNIT)
+    g.grid = g.node("Shape", [g.channels_last(x)])
+    x = g.to_stream(x)
     for b in m.blocks:
         x = block8(g, x, b)
-    x = g.activation(x, m.in_up)
-    x = g.activation(g.conv8(x, m.up, m.in_up.scale.item()), m.out_up)
-    x = g.node("DepthToSpace", [x], blocksize=4, mode="CRD")
-    x = block8(g, x, m.late)
-    acts = [m.out_up, m.late.out1, m.late.out2]
-    unit = min(a.scale.item() for a in acts)
-    bound = sum(128 * a.scale.item() / unit for a in acts)
-    x = g.conv_wide(x, m.head, unit, bound, weight_factor=256, bias_factor=256, offset=128.0)
-    x = g.node("Clip", [g.node("Round", [x]), g.constant(np.float32(0)), g.constant(np.float32(255))])
-    x = g.node("Cast", [x], to=TensorProto.UINT8)
+    x = g.activation(x, m.in_up, g.to_grid)
+    x = g.activation(g.conv8(x, m.up, m.in_up.scale.item(), order=grouped(m.up, 4)), m.out_up, lambda x: g.channels_first(g.depth_to_space(g.channels_last(x), 4, m.dw.in_channels)))
+    x = g.activation(g.conv8(x, m.dw, m.out_up.scale.item()), m.act_dw)
+    x = g.activation(g.conv8(x, m.c, m.act_dw.scale.item()), m.act_c)
+    # Grey levels about the middle of the range: rounding and clipping are those of the quantiser.
+    x = g.conv8(x, m.head, m.act_c.scale.item(), order=grouped(m.head, 4), factor=256.0)
+    x = g.node("QuantizeLinear", [x, g.constant(np.float32(1), "scale"), g.constant(np.uint8(128), "zero")])
+    g.channels_last(x)
     g.nodes[-1].output[0] = "pixels"
-    return g.model([("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])], [("pixels", TensorProto.UINT8, [1, 48, "ph", "pw"])])
+    return g.model([("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])], [("pixels", TensorProto.UINT8, [1, "ph", "pw", 48])])
 
 
 MANIFEST = """format = 1
@@ -266,7 +299,7 @@ def prove(model, out, pictures):
                 got = graphs["synthesis"].run(None, {"latent": latent[None].astype(np.float32)})[0]
                 ours = model.synthesis(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
                 ours = torch.round(ours * 255 - 128).add(128).clamp(0, 255).to(torch.uint8)
-                got = torch.pixel_shuffle(torch.from_numpy(got), 4)
+                got = torch.from_numpy(got).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape)
                 differ = (got != ours).sum().item()
                 assert differ == 0, f"synthesis differs in {differ} of {ours.numel()} samples"
                 samples += ours.numel()

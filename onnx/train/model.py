@@ -114,13 +114,17 @@ class HyperSynthesis(nn.Module):
 
 
 class Synthesis(nn.Module):
-    def __init__(self, channels, width, depth, late=48, late_factor=2):
+    """Blocks at stride 16, then a renderer at stride 4. The renderer has no wide stream: all that it hands on are bytes,
+    because at stride 4 a runtime spends more on passing floating-point tensors through memory than on convolving."""
+
+    def __init__(self, channels, width, depth, late=48, hidden=96):
         super().__init__()
         self.stem = Conv(channels, width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
         self.in_up, self.up, self.out_up = Activation(True), Conv(width, late * 16), Activation(True)
-        self.late = Block(late, late_factor)
-        self.head = Conv(late, 48, weight_max=127)
+        self.dw, self.act_dw = Conv(late, late, 3, groups=late), Activation(True)
+        self.c, self.act_c = Conv(late, hidden), Activation(False)
+        self.head = Conv(hidden, 48)
 
     def forward(self, y):
         if self.stem.quantising:
@@ -128,13 +132,14 @@ class Synthesis(nn.Module):
             y = ste(clipped, torch.round(clipped)) * LATENT_UNIT
         x = self.blocks(self.stem(y))
         x = F.pixel_shuffle(self.out_up(self.up(self.in_up(x))), 4)
+        x = self.act_c(self.c(self.act_dw(self.dw(x))))
         # The head's unit is 256 grey levels, a power of two, about the middle of the range.
-        return (256 * F.pixel_shuffle(self.head(self.late(x)), 4) + 128) / 255
+        return (256 * F.pixel_shuffle(self.head(x), 4) + 128) / 255
 
 
 class Model(nn.Module):
     def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
-                 lambda_min=0.0002, lambda_max=0.03):
+                 lambda_min=0.0002, lambda_max=0.08):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max

@@ -67,13 +67,13 @@ def main():
         smooth[at, 0, 1, 1] = 16
         if sequency == (0, 0):
             smooth[at, 0] = [[0, 1, 0], [1, 12, 1], [0, 1, 0]]
-    # (3 * 8 * 8, channels): rows in the order that `packing` has, c * 64 + dy * 8 + dx; the divisor 4 of TO_RGB is in
+    # (8 * 8 * 3, channels): rows in the order that `packing` has, (dy * 8 + dx) * 3 + c; the divisor 4 of TO_RGB is in
     # the shift.
     paint = np.zeros((3 * SIDE * SIDE, count))
     for at, (component, (v, u)) in enumerate(channels):
         pattern = np.outer(functions[v], functions[u]).reshape(-1)
         for c in range(3):
-            paint[c * SIDE**2 : (c + 1) * SIDE**2, at] = 4 * TO_RGB[c, component] * pattern
+            paint[c::3, at] = 4 * TO_RGB[c, component] * pattern
     node = H.make_node
     nodes = [
         node("Mul", ["latent", "four"], ["finer"]),
@@ -86,7 +86,8 @@ def main():
         node("Round", ["scaled"], ["levels"]),
         node("Add", ["levels", "middle"], ["shifted"]),
         node("Clip", ["shifted", "black", "white"], ["clipped"]),
-        node("Cast", ["clipped"], ["pixels"], to=T.UINT8),
+        node("Cast", ["clipped"], ["bytes"], to=T.UINT8),
+        node("Transpose", ["bytes"], ["pixels"], perm=[0, 2, 3, 1]),
     ]
     constants = {
         "four": np.float32(4), "low": np.float32(-2048), "high": np.float32(2047), "shift": np.float32(1 / 256),
@@ -94,7 +95,7 @@ def main():
         "middle": np.float32(128), "black": np.float32(0), "white": np.float32(255),
     }  # fmt: skip
     save("synthesis", nodes, [("latent", T.FLOAT, [1, count, "h", "w"])],
-         [("pixels", T.UINT8, [1, 3 * SIDE**2, "h", "w"])], constants)  # fmt: skip
+         [("pixels", T.UINT8, [1, "h", "w", 3 * SIDE**2])], constants)  # fmt: skip
 
     scale = ", ".join(["1.0"] * len(LUMA) + ["0.5"] * (2 * len(DIFFERENCE)))
     with open(os.path.join(HERE, "bundle.toml"), "w", newline="\n") as out:

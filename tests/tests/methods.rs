@@ -149,7 +149,7 @@ fn dither_trades_the_error_of_a_position_for_that_of_an_area() {
 #[test]
 fn the_image_crate_takes_every_method_and_a_model_by_its_path() {
     let place = tempfile::tempdir().unwrap();
-    let source = image_sdl::decode_dynamic(&photograph(0, 0, 64, 48)).unwrap();
+    let source = image_sdl::decode_dynamic(photograph(0, 0, 64, 48)).unwrap();
     let path = place.path().join("picture.sdl");
     let model = folder("bundles").join("blocks").display().to_string();
     for (wanted, name) in

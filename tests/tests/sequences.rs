@@ -262,6 +262,11 @@ fn hostile_data_under_right_checksums_is_an_error_and_never_a_panic() {
         let mut decoder = Decoder::new(&files[0][..]).unwrap();
         decoder.follow(None, &options).unwrap().unwrap()
     };
+    let sound = {
+        let mut decoder = Decoder::new(&files[1][..]).unwrap();
+        decoder.follow(Some(&reference), &options).unwrap();
+        decoder.decode(&options).unwrap()
+    };
     let mut random = Random::new(11);
     for _ in 0..300 {
         let bad = with_payload(&files[1], |payload| {
@@ -270,7 +275,11 @@ fn hostile_data_under_right_checksums_is_an_error_and_never_a_panic() {
                 payload[at] ^= 1 << random.below(8);
             }
         });
-        assert!(Decoder::new(&bad[..]).unwrap().follow(Some(&reference), &options).is_err());
+        let mut decoder = Decoder::new(&bad[..]).unwrap();
+        // Two changes may undo each other, and the last bits of a range coder may say the same in two ways.
+        if decoder.follow(Some(&reference), &options).is_ok() {
+            assert!(decoder.decode(&options).unwrap().pixels() == sound.pixels());
+        }
     }
     let short = with_payload(&files[1], |payload| payload.truncate(3));
     assert!(Decoder::new(&short[..]).unwrap().follow(Some(&reference), &options).is_err());

@@ -62,23 +62,26 @@ pub(crate) fn run<J: Sync>(
     let printer = Mutex::new(Printer::new(jobs.iter().map(&name).collect(), report, words));
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..workers.min(jobs.len()) {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else { break };
-                    // A decoder that panics on one picture must not take the others with it.
-                    let result = catch_unwind(AssertUnwindSafe(|| work(job))).unwrap_or_else(|_| {
-                        Err(Failure::new(Code::Failure, "internal error; please report it with the file"))
-                    });
-                    let mut printer = printer.lock().unwrap_or_else(PoisonError::into_inner);
-                    if !printer.take(index, result) {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                }
+    let worker = || {
+        while !stop.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(index) else { break };
+            // A decoder that panics on one picture must not take the others with it.
+            let result = catch_unwind(AssertUnwindSafe(|| work(job))).unwrap_or_else(|_| {
+                Err(Failure::new(Code::Failure, "internal error; please report it with the file"))
             });
+            let mut printer = printer.lock().unwrap_or_else(PoisonError::into_inner);
+            if !printer.take(index, result) {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers.min(jobs.len()) {
+            scope.spawn(worker);
+        }
+        // In the process's own thread as well: the C library gives every other one a heap that it grows page by page.
+        worker();
     });
     printer.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
 }

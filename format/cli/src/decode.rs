@@ -138,12 +138,12 @@ impl Decode {
         let picture = decoder.decode(&options)?;
         let coding = started.elapsed().as_secs_f64();
         let times = decoder.stage_times();
-        let (written, notes) = sink::write(&picture, format)?;
+        let (width, height) = (picture.width(), picture.height());
+        let (written, notes) = sink::write(picture, format)?;
         job.make_folder()?;
         job.output.write(&written, self.no_overwrite)?;
         files::count_finished();
 
-        let (width, height) = (picture.width(), picture.height());
         let pixels = u64::from(width) * u64::from(height);
         let size = bytes.len() as u64;
         let bpp = size as f64 * 8.0 / pixels as f64;

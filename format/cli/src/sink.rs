@@ -69,8 +69,8 @@ impl Format {
                 D::ImageLumaA8(_) | D::ImageLumaA16(_) | D::ImageLuma8(_) if self != Format::Ppm => {
                     D::ImageLuma8(image.to_luma8())
                 }
-                other if self == Format::Pgm => D::ImageLuma8(other.to_luma8()),
-                other => D::ImageRgb8(other.to_rgb8()),
+                other if self == Format::Pgm => D::ImageLuma8(other.into_luma8()),
+                other => D::ImageRgb8(other.into_rgb8()),
             },
             Format::Tiff => match image {
                 D::ImageLumaA8(_) => D::ImageRgba8(image.to_rgba8()),
@@ -91,15 +91,16 @@ impl Format {
 }
 
 /// The bytes of the picture in a format, and what was lost on the way.
-pub(crate) fn write(picture: &Picture, format: Format) -> Result<(Vec<u8>, Vec<String>), Failure> {
+pub(crate) fn write(mut picture: Picture, format: Format) -> Result<(Vec<u8>, Vec<String>), Failure> {
     let mut notes = Vec::new();
     let alpha = picture.alpha().is_some();
     if alpha && !format.has_alpha() {
         notes.push(format!("{} has no alpha plane; it is left out", format.extension()));
     }
+    let metadata = &std::mem::take(&mut picture.metadata);
     let image = format.layout(decode_dynamic(picture)?);
-    let metadata = &picture.metadata;
-    let mut bytes = Vec::new();
+    // What is not compressed fills it, with room for a header.
+    let mut bytes = Vec::with_capacity(image.as_bytes().len() + 4096);
     let out = Cursor::new(&mut bytes);
     let finish = Finish { image: &image, metadata, format, notes: &mut notes };
     let binary = SampleEncoding::Binary;

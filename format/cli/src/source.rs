@@ -79,13 +79,14 @@ fn read_sdl(bytes: &[u8], reading: &Reading<'_>) -> Result<Picture, Failure> {
     let mut decoder = Decoder::new(Cursor::new(bytes))?;
     let model = reading.models.for_file(&mut decoder)?;
     let options = DecodeOptions::default().with_threads(reading.threads).with_max_bytes(reading.max_memory);
-    let picture = decoder.with_model(model).decode(&options)?;
+    let mut picture = decoder.with_model(model).decode(&options)?;
     let turned = picture.metadata.exif.as_deref().and_then(Orientation::from_exif_chunk);
     match turned {
         Some(orientation) if reading.strip.exif && orientation != Orientation::NoTransforms => {
-            let mut image = decode_dynamic(&picture)?;
+            let metadata = std::mem::take(&mut picture.metadata);
+            let mut image = decode_dynamic(picture)?;
             image.apply_orientation(orientation);
-            Ok(encode_dynamic(&image, picture.metadata)?)
+            Ok(encode_dynamic(&image, metadata)?)
         }
         _ => Ok(picture),
     }

@@ -100,12 +100,17 @@ impl<R: Read> ImageDecoder for SdlDecoder<R> {
 /// # Errors
 ///
 /// [`Error::Parameter`] if the picture is too large for this machine's memory addressing.
-pub fn decode_dynamic(picture: &Picture) -> Result<DynamicImage, Error> {
+pub fn decode_dynamic(picture: Picture) -> Result<DynamicImage, Error> {
     use image::{ImageBuffer, LumaA, Rgba};
     let color = convert::color_type(picture.colour(), picture.alpha().map(Alpha::depth));
     let (width, height) = (picture.width(), picture.height());
-    let mut bytes = vec![0; width as usize * height as usize * usize::from(color.bytes_per_pixel())];
-    convert::write_bytes(picture, &mut bytes);
+    let bytes = if picture.alpha().is_none() {
+        picture.into_parts().0
+    } else {
+        let mut bytes = vec![0; width as usize * height as usize * usize::from(color.bytes_per_pixel())];
+        convert::write_bytes(&picture, &mut bytes);
+        bytes
+    };
     let sixteen =
         |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_ne_bytes([b[0], b[1]])).collect::<Vec<_>>();
     let float = |bytes: &[u8]| {

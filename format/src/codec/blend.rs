@@ -1,12 +1,12 @@
 //! Latent to pixels by a tile plan: windows that overlap and fade into each other (docs/FORMAT.md section 6.5).
 
-use sdl_onnx::{Graph, TensorData, TensorView};
+use sdl_onnx::{Graph, TensorData};
 
 use super::model::Model;
 use super::parallel;
 use super::plan::{self, TilePlan};
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{Latent, luma};
+use super::synthesis::{self, Latent, luma};
 use super::tiles::Rect;
 use crate::latent::trained::Grid;
 use crate::{Colour, Error};
@@ -116,35 +116,8 @@ impl Blending<'_> {
 
     /// What the synthesis makes of a window, interleaved.
     fn window(&self, window: Rect) -> Result<Vec<u16>, Error> {
-        let channels = self.model.channels();
-        let mut input = Vec::with_capacity(channels * window.height * window.width);
-        for c in 0..channels {
-            for y in window.y..window.y + window.height {
-                let from = (c * self.grid.height + y) * self.grid.width + window.x;
-                match self.latent {
-                    Latent::Exact(values) => {
-                        input.extend(values[from..from + window.width].iter().map(|&v| f32::from(v)));
-                    }
-                    Latent::Float(values) => input.extend_from_slice(&values[from..from + window.width]),
-                }
-            }
-        }
-        let shape = [1, channels, window.height, window.width];
-        let output = &self.graph.outputs()[0].name;
-        let inputs = [(self.graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &input)?)];
-        let result = self.graph.run(&inputs, &[output])?.into_iter().next();
-        let (shape, data) =
-            result.ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?.into_parts();
+        let (layout, data) = synthesis::run(self.model, self.graph, self.latent, self.grid, window)?;
         let pixels = &self.model.bundle().manifest().pixels;
-        let (stride, packing) = (self.model.stride(), pixels.packing);
-        let (rows, columns) = (window.height * stride / packing, window.width * stride / packing);
-        let expected = [1, SAMPLES * packing * packing, rows, columns];
-        if shape != expected {
-            return Err(Error::corrupt(format!(
-                "the synthesis graph of {} returned {shape:?}, and its manifest says {expected:?}",
-                self.model.bundle().manifest().name
-            )));
-        }
         let fine: Vec<u16> = match data {
             TensorData::U8(bytes) => bytes.iter().map(|&v| u16::from(v) << 8).collect(),
             TensorData::F32(values) => {
@@ -155,14 +128,10 @@ impl Blending<'_> {
             }
             _ => return Err(Error::corrupt("the synthesis graph returns neither bytes nor floating point")),
         };
-        let width = columns * packing * SAMPLES;
-        let mut interleaved = vec![0; rows * packing * width];
-        for (plane, values) in fine.chunks_exact(rows * columns).enumerate() {
-            let (c, dy, dx) = (plane / (packing * packing), plane / packing % packing, plane % packing);
-            for (i, &value) in values.iter().enumerate() {
-                let (y, x) = (i / columns * packing + dy, i % columns * packing + dx);
-                interleaved[y * width + x * SAMPLES + c] = value;
-            }
+        let stride = self.model.stride();
+        let mut interleaved = vec![0; fine.len()];
+        for (y, line) in interleaved.chunks_exact_mut(window.width * stride * SAMPLES).enumerate() {
+            layout.row(&fine, y, line);
         }
         Ok(interleaved)
     }

@@ -90,6 +90,44 @@ pub(crate) fn margin(model: &Model) -> usize {
     model.bundle().manifest().tiling.as_ref().map_or(8, |tiling| tiling.margin)
 }
 
+/// Runs the graph on `window` as it is, without a margin: what it returns, and how that lies.
+pub(super) fn run(
+    model: &Model,
+    graph: &dyn Graph,
+    latent: &Latent,
+    grid: Grid,
+    window: Rect,
+) -> Result<(Layout, TensorData), Error> {
+    let channels = model.channels();
+    let mut input = Vec::with_capacity(channels * window.height * window.width);
+    for c in 0..channels {
+        for y in window.y..window.y + window.height {
+            let from = (c * grid.height + y) * grid.width + window.x;
+            match latent {
+                Latent::Exact(values) => {
+                    input.extend(values[from..from + window.width].iter().map(|&v| f32::from(v)));
+                }
+                Latent::Float(values) => input.extend_from_slice(&values[from..from + window.width]),
+            }
+        }
+    }
+    let shape = [1, channels, window.height, window.width];
+    let inputs = [(graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &input)?)];
+    let result = graph.run(&inputs, &[&graph.outputs()[0].name])?.into_iter().next();
+    let (shape, data) =
+        result.ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?.into_parts();
+    let (stride, manifest) = (model.stride(), model.bundle().manifest());
+    let layout = Layout::of(manifest.pixels.packing, (window.height * stride, window.width * stride));
+    if shape != layout.shape() {
+        return Err(Error::corrupt(format!(
+            "the synthesis graph of {} returned {shape:?}, and its manifest says {:?}",
+            manifest.name,
+            layout.shape()
+        )));
+    }
+    Ok((layout, data))
+}
+
 /// The pixels of `window`, interleaved, cropped to the picture: rows of `colour` samples, and how many pixels each row has.
 pub(crate) fn synthesise(
     model: &Model,
@@ -101,37 +139,8 @@ pub(crate) fn synthesise(
     colour: Colour,
 ) -> Result<Vec<u8>, Error> {
     let outer = window.grown(margin(model), grid);
-    let channels = model.channels();
-    let mut input = Vec::with_capacity(channels * outer.height * outer.width);
-    for c in 0..channels {
-        for y in outer.y..outer.y + outer.height {
-            let from = (c * grid.height + y) * grid.width + outer.x;
-            match latent {
-                Latent::Exact(values) => {
-                    input.extend(values[from..from + outer.width].iter().map(|&v| f32::from(v)))
-                }
-                Latent::Float(values) => input.extend_from_slice(&values[from..from + outer.width]),
-            }
-        }
-    }
-    let shape = [1, channels, outer.height, outer.width];
-    let name = &graph.inputs()[0].name;
-    let output = &graph.outputs()[0].name;
-    let result = graph.run(&[(name, TensorView::f32(&shape, &input)?)], &[output])?;
-    let result =
-        result.into_iter().next().ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?;
-    let pixels = &model.bundle().manifest().pixels;
-    let stride = model.stride();
-    let packing = pixels.packing.max(1);
-    let expected =
-        [1, 3 * packing * packing, outer.height * stride / packing, outer.width * stride / packing];
-    let (shape, data) = result.into_parts();
-    if shape != expected {
-        return Err(Error::corrupt(format!(
-            "the synthesis graph of {} returned {shape:?}, and its manifest says {expected:?}",
-            model.bundle().manifest().name
-        )));
-    }
+    let (layout, data) = run(model, graph, latent, grid, outer)?;
+    let (stride, pixels) = (model.stride(), &model.bundle().manifest().pixels);
     let bytes = match data {
         TensorData::U8(bytes) => bytes,
         TensorData::F32(values) => {
@@ -145,41 +154,64 @@ pub(crate) fn synthesise(
     let left = (window.x - outer.x) * stride;
     let height = (window.height * stride).min(size.1 as usize - window.y * stride);
     let width = (window.width * stride).min(size.0 as usize - window.x * stride);
-    let unpack = Unpack { bytes: &bytes, packing, rows: expected[2], columns: expected[3] };
-    Ok(unpack.interleave(top, left, height, width, colour))
+    Ok(layout.interleave(&bytes, Rect { y: top, x: left, height, width }, colour))
 }
 
-/// The output of a synthesis graph: channel c * p * p + dy * p + dx of the position (y, x) is the sample c of the pixel
-/// (y * p + dy, x * p + dx).
-struct Unpack<'a> {
-    bytes: &'a [u8],
-    packing: usize,
-    rows: usize,
-    columns: usize,
+/// How a synthesis graph returns a picture of `rows` x `columns` pixels.
+pub(super) enum Layout {
+    /// (1, 3, H, W)
+    Planes { rows: usize, columns: usize },
+    /// (1, H / p, W / p, p p 3)
+    Blocks { p: usize, rows: usize, columns: usize },
 }
 
-impl Unpack<'_> {
-    fn interleave(&self, top: usize, left: usize, height: usize, width: usize, colour: Colour) -> Vec<u8> {
-        let p = self.packing;
-        let samples = colour.channels();
-        let mut pixels = vec![0; height * width * samples];
-        let mut line = vec![0u8; self.columns * p * 3];
-        for y in 0..height {
-            let (row, dy) = ((top + y) / p, (top + y) % p);
-            for c in 0..3 {
-                for dx in 0..p {
-                    let plane = (c * p + dy) * p + dx;
-                    let from = &self.bytes[(plane * self.rows + row) * self.columns..][..self.columns];
-                    let to = line[dx * 3 + c..].iter_mut().step_by(3 * p);
-                    to.zip(from).for_each(|(to, &from)| *to = from);
+impl Layout {
+    fn of(packing: Option<usize>, (rows, columns): (usize, usize)) -> Self {
+        packing.map_or(Layout::Planes { rows, columns }, |p| Layout::Blocks { p, rows, columns })
+    }
+
+    fn shape(&self) -> [usize; 4] {
+        match *self {
+            Layout::Planes { rows, columns } => [1, 3, rows, columns],
+            Layout::Blocks { p, rows, columns } => [1, rows / p, columns / p, p * p * 3],
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match *self {
+            Layout::Planes { columns, .. } | Layout::Blocks { columns, .. } => columns,
+        }
+    }
+
+    /// Row `y` as interleaved RGB.
+    pub fn row<T: Copy>(&self, samples: &[T], y: usize, line: &mut [T]) {
+        match *self {
+            Layout::Planes { rows, columns } => {
+                for c in 0..3 {
+                    let from = &samples[(c * rows + y) * columns..][..columns];
+                    line[c..].iter_mut().step_by(3).zip(from).for_each(|(to, &from)| *to = from);
                 }
             }
-            let seen = &line[left * 3..(left + width) * 3];
-            let to = &mut pixels[y * width * samples..][..width * samples];
+            Layout::Blocks { p, columns, .. } => {
+                let side = 3 * p;
+                let from = samples[y / p * columns * side..].chunks_exact(side).skip(y % p).step_by(p);
+                line.chunks_exact_mut(side).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
+            }
+        }
+    }
+
+    /// The pixels of `seen`, interleaved.
+    fn interleave(&self, bytes: &[u8], seen: Rect, colour: Colour) -> Vec<u8> {
+        let samples = colour.channels();
+        let mut pixels = vec![0; seen.height * seen.width * samples];
+        let mut line = vec![0u8; self.columns() * 3];
+        for (y, to) in pixels.chunks_exact_mut((seen.width * samples).max(1)).enumerate() {
+            self.row(bytes, seen.y + y, &mut line);
+            let line = &line[seen.x * 3..(seen.x + seen.width) * 3];
             match colour {
-                Colour::Rgb => to.copy_from_slice(seen),
+                Colour::Rgb => to.copy_from_slice(line),
                 Colour::Grey => {
-                    for (to, rgb) in to.iter_mut().zip(seen.chunks_exact(3)) {
+                    for (to, rgb) in to.iter_mut().zip(line.chunks_exact(3)) {
                         *to = luma(rgb[0], rgb[1], rgb[2]);
                     }
                 }
@@ -198,13 +230,28 @@ pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
 mod tests {
     use super::*;
 
+    const ALL: Rect = Rect { y: 0, x: 0, height: 2, width: 2 };
+    const LAST: Rect = Rect { y: 1, x: 1, height: 1, width: 1 };
+
     #[test]
-    fn packed_output_becomes_interleaved_pixels() {
-        // One position, packing 2: planes in the order c, dy, dx.
+    fn planes_become_interleaved_pixels() {
         let bytes: Vec<u8> = (0..12).collect();
-        let unpack = Unpack { bytes: &bytes, packing: 2, rows: 1, columns: 1 };
-        assert_eq!(unpack.interleave(0, 0, 2, 2, Colour::Rgb), [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]);
-        assert_eq!(unpack.interleave(1, 1, 1, 1, Colour::Rgb), [3, 7, 11]);
+        let planes = Layout::of(None, (2, 2));
+        assert_eq!(planes.shape(), [1, 3, 2, 2]);
+        assert_eq!(planes.interleave(&bytes, ALL, Colour::Rgb), [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]);
+        assert_eq!(planes.interleave(&bytes, LAST, Colour::Rgb), [3, 7, 11]);
+    }
+
+    #[test]
+    fn blocks_become_interleaved_pixels() {
+        // Two blocks of 2x2 pixels beside each other.
+        let bytes: Vec<u8> = (0..24).collect();
+        let blocks = Layout::of(Some(2), (2, 4));
+        assert_eq!(blocks.shape(), [1, 1, 2, 12]);
+        let rows = [[0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17], [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23]];
+        let whole = Rect { y: 0, x: 0, height: 2, width: 4 };
+        assert_eq!(blocks.interleave(&bytes, whole, Colour::Rgb), rows.concat());
+        assert_eq!(blocks.interleave(&bytes, LAST, Colour::Rgb), [9, 10, 11]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Codebook {
     /// `scaled` turns a value of a channel into that of the scaled latent.
     pub fn parse(bytes: &[u8], channels: usize, scaled: impl Fn(usize, f32) -> f32) -> Result<Self, Error> {
         let entries = bytes.len() / (4 * channels);
-        if bytes.len() % (4 * channels) != 0 || !(1..=index::MAX_ENTRIES).contains(&entries) {
+        if !bytes.len().is_multiple_of(4 * channels) || !(1..=index::MAX_ENTRIES).contains(&entries) {
             return Err(Error::corrupt(format!(
                 "the codebook of the bundle has {} bytes: no 1 to {} entries of {channels} channels",
                 bytes.len(),

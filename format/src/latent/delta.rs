@@ -5,8 +5,8 @@
 //! around what the position was. Integers only, as there.
 
 use super::trained::{
-    CONTEXT_BITS, Grid, HYPER, INDEX_BITS, LATENT_CLIP, MAGNITUDE, MEAN_BITS, MEAN_CLIP, Tables, UNGAIN_BITS,
-    hyper_value, shift_round,
+    CONTEXT_BITS, Grid, HYPER, INDEX_BITS, LATENT_CLIP, MAGNITUDE, MEAN_BITS, MEAN_CLIP, Scales, Tables,
+    UNGAIN_BITS, hyper_value, shift_round,
 };
 use crate::Error;
 use crate::entropy::universal::Average;
@@ -209,7 +209,8 @@ impl Tables {
         mut symbol: impl FnMut(&CdfTable, usize, Mode, i32) -> Result<i32, Error>,
     ) -> Result<Vec<i16>, Error> {
         let counts = plan.counts(grid);
-        let indices = self.scale_indices(level, z, grid, |at| counts[at].0 > 0);
+        let scales = Scales::new(self, level, z, grid);
+        let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let shrink = SHRINK_STEP * i32::from(plan.shrink);
         let halves = halves(plan, grid);
@@ -223,6 +224,7 @@ impl Tables {
             let weights = &self.context_mean[4 * c..][..4];
             let scale_weight = i32::from(self.context_scale[c]);
             let plane = c * grid.area();
+            scales.plane(c, |at| counts[at].0 > 0, &mut indices);
             from_mean.fill(0);
             from_old.fill(0);
             for (half, positions) in halves.iter().enumerate() {
@@ -266,8 +268,7 @@ impl Tables {
                         Mode::Inter => (shrink, shift),
                         Mode::Intra => (0, mean + shift),
                     };
-                    let index =
-                        (shift_round(indices[plane + at] + context, INDEX_BITS) - narrower).clamp(0, 63);
+                    let index = (shift_round(indices[at] + context, INDEX_BITS) - narrower).clamp(0, 63);
                     let s = if index > 0 {
                         symbol(&self.cdf[index as usize], plane + at, mode, around)?
                     } else {

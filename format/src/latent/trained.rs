@@ -63,7 +63,8 @@ pub(crate) struct Tables {
     pub channels: usize,
     pub hyper_channels: usize,
     levels: usize,
-    scale_map: Vec<i16>,
+    /// (channel, hyper-latent channel): the weights of the positions under one of the hyper-latent.
+    scale_map: Vec<[i16; HYPER * HYPER]>,
     scale_bias: Vec<i16>,
     pub(super) context_scale: Vec<i16>,
     pub(super) context_mean: Vec<i16>,
@@ -97,7 +98,11 @@ impl Tables {
             return Err(damaged("impossible sizes"));
         }
         let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
-        let scale_map = i16s(take(HYPER * HYPER * c * k, 2)?);
+        let by_place = i16s(take(HYPER * HYPER * c * k, 2)?);
+        let mut scale_map = vec![[0; HYPER * HYPER]; c * k];
+        for (p, weights) in by_place.chunks_exact(c * k).enumerate() {
+            scale_map.iter_mut().zip(weights).for_each(|(places, &weight)| places[p] = weight);
+        }
         let scale_bias = i16s(take(l * c, 2)?);
         let context_scale = i16s(take(c, 2)?);
         let context_mean = i16s(take(4 * c, 2)?);
@@ -182,44 +187,6 @@ impl Tables {
         (i32::from(self.hyper_mean[at]), &self.cdf[usize::from(self.hyper_index[at])])
     }
 
-    /// Scale indices before the context, in 1/256: (C, H, W). `wanted` says at which hyper-latent positions they are needed;
-    /// elsewhere they are 0.
-    pub(super) fn scale_indices(
-        &self,
-        level: u8,
-        z: &[i8],
-        grid: Grid,
-        wanted: impl Fn(usize) -> bool,
-    ) -> Vec<i32> {
-        let (c, k) = (self.channels, self.hyper_channels);
-        let hyper = grid.hyper();
-        let bias = &self.scale_bias[self.row(level) * c..][..c];
-        let mut indices = vec![0; c * grid.area()];
-        let mut column = vec![0i16; k];
-        for zy in 0..hyper.height {
-            for zx in 0..hyper.width {
-                if !wanted(zy * hyper.width + zx) {
-                    continue;
-                }
-                for (channel, value) in column.iter_mut().enumerate() {
-                    *value = i16::from(z[(channel * hyper.height + zy) * hyper.width + zx]);
-                }
-                for (p, map) in self.scale_map.chunks_exact(c * k).enumerate() {
-                    let (y, x) = (zy * HYPER + p / HYPER, zx * HYPER + p % HYPER);
-                    if y >= grid.height || x >= grid.width {
-                        continue;
-                    }
-                    for (channel, (row, &bias)) in map.chunks_exact(k).zip(bias).enumerate() {
-                        let sum: i32 =
-                            row.iter().zip(&column).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
-                        indices[channel * grid.area() + y * grid.width + x] = sum + i32::from(bias);
-                    }
-                }
-            }
-        }
-        indices
-    }
-
     /// Goes through the latent in coding order: channel by channel, first the positions where row + column is even, then
     /// the others. `symbol` is asked for the symbol at a position (its number in (C, H, W)), given the table and the
     /// mean in 1/16; where the scale index is 0 the symbol is 0 and nobody is asked. Returns the latent that the
@@ -235,7 +202,8 @@ impl Tables {
         mut symbol: impl FnMut(&CdfTable, usize, i32) -> Result<i32, Error>,
     ) -> Result<Vec<i16>, Error> {
         let Grid { height, width } = grid;
-        let indices = self.scale_indices(level, z, grid, |_| true);
+        let scales = Scales::new(self, level, z, grid);
+        let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let mut latent = vec![0i16; self.channels * grid.area()];
         // Symbols of one channel with a border of zeros.
@@ -248,53 +216,146 @@ impl Tables {
                 ((value * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS).clamp(-LATENT_CLIP, LATENT_CLIP)
                     as i16
             };
-            let indices = &indices[c * grid.area()..][..grid.area()];
             let means = &mean[c * padded.area()..][..padded.area()];
             let latent = &mut latent[c * grid.area()..][..grid.area()];
+            // What most positions come to, for most symbols are 0. 15 bits times 16 bits, less than 2^31 with what rounds it.
+            for (latent, means) in latent.chunks_exact_mut(width).zip(means.chunks_exact(padded.width)) {
+                for (value, &mean) in latent.iter_mut().zip(means) {
+                    let units = (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP) * ungain as i32;
+                    *value =
+                        shift_round(units, UNGAIN_BITS).clamp(-LATENT_CLIP as i32, LATENT_CLIP as i32) as i16;
+                }
+            }
+            if scales.is_silent(c) {
+                continue;
+            }
+            scales.plane(c, |_| true, &mut indices);
             symbols.fill(0);
             for y in 0..height {
+                let row = y * width..(y + 1) * width;
+                let (indices, latent) = (&indices[row.clone()], &mut latent[row]);
+                let means = &means[y * padded.width..][..width];
+                let symbols = &mut symbols[(y + 1) * stride + 1..][..width];
                 for x in (y % 2..width).step_by(2) {
-                    let at = y * width + x;
-                    let index = shift_round(indices[at], INDEX_BITS).clamp(0, 63);
-                    let mean = (means[y * padded.width + x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
-                    let mut s = 0;
-                    if index > 0 {
-                        s = symbol(&self.cdf[index as usize], c * grid.area() + at, mean)?;
-                        symbols[(y + 1) * stride + x + 1] = s;
+                    let index = shift_round(indices[x], INDEX_BITS).clamp(0, 63);
+                    if index == 0 {
+                        continue;
                     }
-                    latent[at] = dequantise(mean, s);
+                    let mean = (means[x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
+                    let s = symbol(&self.cdf[index as usize], c * grid.area() + y * width + x, mean)?;
+                    if s != 0 {
+                        symbols[x] = s;
+                        latent[x] = dequantise(mean, s);
+                    }
                 }
             }
             let weights = &self.context_mean[4 * c..][..4];
             let scale_weight = i32::from(self.context_scale[c]);
             for y in 0..height {
+                let row = y * width..(y + 1) * width;
+                let (indices, latent) = (&indices[row.clone()], &mut latent[row]);
+                let means = &means[y * padded.width..][..width];
+                let above = &symbols[y * stride + 1..][..width];
+                let beside = &symbols[(y + 1) * stride..][..width + 2];
+                let below = &symbols[(y + 2) * stride + 1..][..width];
                 for x in ((y + 1) % 2..width).step_by(2) {
-                    let at = y * width + x;
-                    let middle = (y + 1) * stride + x + 1;
-                    let around = [
-                        symbols[middle - stride],
-                        symbols[middle - 1],
-                        symbols[middle + 1],
-                        symbols[middle + stride],
-                    ];
-                    let magnitude = around.iter().map(|s| s.unsigned_abs()).sum::<u32>().min(31) as usize;
-                    let context = shift_round(scale_weight * MAGNITUDE[magnitude], CONTEXT_BITS);
-                    let index = shift_round(indices[at] + context, INDEX_BITS).clamp(0, 63);
-                    // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
-                    let sum: i64 =
-                        around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
-                    let shift = ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32;
-                    let mean = (means[y * padded.width + x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP) + shift;
+                    let around = [above[x], beside[x], beside[x + 2], below[x]];
+                    let (context, shift) = if around == [0; 4] {
+                        (0, 0)
+                    } else {
+                        let magnitude = around.iter().map(|s| s.unsigned_abs()).sum::<u32>().min(31) as usize;
+                        // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
+                        let sum: i64 =
+                            around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
+                        let shift = ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32;
+                        (shift_round(scale_weight * MAGNITUDE[magnitude], CONTEXT_BITS), shift)
+                    };
+                    let index = shift_round(indices[x] + context, INDEX_BITS).clamp(0, 63);
+                    if index == 0 && shift == 0 {
+                        continue;
+                    }
+                    let mean = (means[x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP) + shift;
                     let s = if index > 0 {
-                        symbol(&self.cdf[index as usize], c * grid.area() + at, mean)?
+                        symbol(&self.cdf[index as usize], c * grid.area() + y * width + x, mean)?
                     } else {
                         0
                     };
-                    latent[at] = dequantise(mean, s);
+                    latent[x] = dequantise(mean, s);
                 }
             }
         }
         Ok(latent)
+    }
+}
+
+/// The scale indices that a hyper-latent says, before the context, in 1/256.
+pub(super) struct Scales<'a> {
+    tables: &'a Tables,
+    bias: &'a [i16],
+    grid: Grid,
+    /// Channel and value of what is not 0 in the hyper-latent, position by position; `ends` says where each ends.
+    values: Vec<(u16, i16)>,
+    ends: Vec<usize>,
+    /// The largest magnitude of each hyper-latent channel.
+    largest: Vec<i32>,
+}
+
+impl<'a> Scales<'a> {
+    pub fn new(tables: &'a Tables, level: u8, z: &[i8], grid: Grid) -> Self {
+        let area = grid.hyper().area();
+        let planes = || z.chunks_exact(area);
+        let (mut values, mut ends) = (Vec::new(), Vec::with_capacity(area));
+        for at in 0..area {
+            let column = (0u16..).zip(planes().map(|plane| i16::from(plane[at])));
+            values.extend(column.filter(|(_, value)| *value != 0));
+            ends.push(values.len());
+        }
+        let magnitudes = |plane: &[i8]| plane.iter().map(|v| i32::from(v.unsigned_abs())).max().unwrap_or(0);
+        let largest = planes().map(magnitudes).collect();
+        let bias = &tables.scale_bias[tables.row(level) * tables.channels..][..tables.channels];
+        Scales { tables, bias, grid, values, ends, largest }
+    }
+
+    fn weights(&self, c: usize) -> &'a [[i16; HYPER * HYPER]] {
+        let k = self.tables.hyper_channels;
+        &self.tables.scale_map[c * k..][..k]
+    }
+
+    /// Whether every index of the channel is 0 whatever the position: then every symbol is 0, so that no context says
+    /// anything else. Many channels are at low qualities.
+    pub fn is_silent(&self, c: usize) -> bool {
+        let mut most = [i32::from(self.bias[c]); HYPER * HYPER];
+        for (weights, &largest) in self.weights(c).iter().zip(&self.largest) {
+            most.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum += i32::from(weight).abs() * largest);
+        }
+        most.iter().all(|&most| shift_round(most, INDEX_BITS) <= 0)
+    }
+
+    /// Fills `plane`, (H, W), under the hyper-latent positions that are `wanted`; the others are left as they are.
+    pub fn plane(&self, c: usize, wanted: impl Fn(usize) -> bool, plane: &mut [i32]) {
+        let Grid { height, width } = self.grid;
+        let hyper = self.grid.hyper();
+        let weights = self.weights(c);
+        let mut start = 0;
+        for (at, &end) in self.ends.iter().enumerate() {
+            let values = &self.values[start..end];
+            start = end;
+            if !wanted(at) {
+                continue;
+            }
+            let mut sums = [i32::from(self.bias[c]); HYPER * HYPER];
+            for &(channel, value) in values {
+                let weights = &weights[usize::from(channel)];
+                for (sum, &weight) in sums.iter_mut().zip(weights) {
+                    *sum += i32::from(weight) * i32::from(value);
+                }
+            }
+            let (top, left) = (at / hyper.width * HYPER, at % hyper.width * HYPER);
+            let count = HYPER.min(width - left);
+            for (y, row) in (top..height).zip(sums.chunks_exact(HYPER)) {
+                plane[y * width + left..][..count].copy_from_slice(&row[..count]);
+            }
+        }
     }
 }
 

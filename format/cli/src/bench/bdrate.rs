@@ -141,7 +141,7 @@ mod tests {
         assert!((found.bpp[0] - 0.75 * 0.11).abs() < 1e-9);
     }
 
-    /// The references: the formula of onnx/train/kodak.py, which samples the same interpolation.
+    /// The references: the same formula in NumPy, which samples the interpolation.
     #[test]
     fn curves_of_another_shape_agree_with_another_implementation() {
         let found = bd_rate(&points(JPEG), &points(OTHER), [0.01, 10.0]).unwrap();

@@ -31,7 +31,7 @@ pub(crate) fn read(path: &Path, name: String, models: &Models, max_memory: u64) 
     let strip = Strip { icc: true, exif: true, xmp: true };
     let reading = Reading { format: None, strip, max_memory, threads: 0, models };
     let (picture, _) = source::read(&bytes, Some(path), &reading)?;
-    let pixels = image_sdl::decode_dynamic(&picture)?.into_rgb8();
+    let pixels = image_sdl::decode_dynamic(picture)?.into_rgb8();
     let digest = short_digest([&pixels.width().to_le_bytes(), pixels.as_raw().as_slice()].concat());
     Ok(Original { name, pixels, digest })
 }
