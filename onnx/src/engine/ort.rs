@@ -100,11 +100,9 @@ struct Loader {
 impl Loader {
     fn session(&self) -> Result<Session, Error> {
         let provider = match provider::dispatch(&self.options)? {
-            // The arena keeps what it ever had: for the decoder of Stable Diffusion at 512 x 512, 2.4 GB instead of 1.2.
-            None => ep::CPU::default()
-                .with_arena_allocator(self.source.weight() <= LARGE)
-                .build()
-                .error_on_failure(),
+            // With its arena, also for large graphs: without it the decoder of Stable Diffusion takes a tenth more time for a
+            // tenth less memory (docs/results/latent-methods.md).
+            None => ep::CPU::default().with_arena_allocator(true).build().error_on_failure(),
             Some(provider) => provider,
         };
         let reported = |error: ort::Error| Error::Load {
