@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sdl_onnx::{Graph, TensorView, role};
+use sdl_onnx::{Elements, Graph, TensorView, role};
 
 use super::decode::{DecodeOptions, Decoder, place};
 use super::delta::{Kept, ReferenceName, delta_tile};
@@ -752,7 +752,7 @@ pub(crate) fn hyper_mean(
     z: &[i8],
     tables: &Tables,
     grid: Grid,
-) -> Result<Vec<f32>, Error> {
+) -> Result<Elements<f32>, Error> {
     let hyper = grid.hyper();
     let input: Vec<f32> = z.iter().map(|&v| f32::from(v)).collect();
     let shape = [1, tables.hyper_channels, hyper.height, hyper.width];
@@ -764,7 +764,7 @@ pub(crate) fn hyper_mean(
 }
 
 /// One input, one output, floating point.
-fn run(graph: &dyn Graph, input: &TensorView<'_>) -> Result<Vec<f32>, Error> {
+fn run(graph: &dyn Graph, input: &TensorView<'_>) -> Result<Elements<f32>, Error> {
     let result = graph.run(&[(&graph.inputs()[0].name, *input)], &[&graph.outputs()[0].name])?;
     let tensor = result.into_iter().next().ok_or_else(|| Error::corrupt("a graph returned nothing"))?;
     Ok(tensor.into_f32()?)
