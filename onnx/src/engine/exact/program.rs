@@ -165,6 +165,11 @@ struct Unfolding {
 }
 
 impl Step {
+    /// Whether it is a depthwise step that unfolds `place`.
+    fn unfolds(&self, place: Place) -> bool {
+        matches!(self, Step::Depthwise { of, unfolding: Some(_), .. } if *of == place)
+    }
+
     fn writes(&self) -> Place {
         match self {
             Step::FromInput { to, .. }
@@ -271,22 +276,24 @@ impl Program {
                 }
                 Step::Pointwise { of, .. } => {
                     let chain = self.chain(self.steps.len() - rest.len() - 1);
-                    let to = chain[chain.len() - 1].writes();
-                    let mut out = registers.new_bytes(size(to));
-                    pointwise(isa, registers.bytes(of), chain, &mut out);
-                    registers.fill(&to, Memory::Bytes(out));
                     rest = &rest[chain.len() - 1..];
+                    let to = chain[chain.len() - 1].writes();
+                    if let Some((spatial, later)) = rest.split_first()
+                        && spatial.unfolds(to)
+                        && later.iter().all(|later| !later.reads().contains(&Some(to.register)))
+                    {
+                        let used =
+                            self.spatial(isa, (height, width), &mut registers, (chain, of), spatial, later);
+                        rest = &later[used..];
+                    } else {
+                        let mut out = registers.new_bytes(size(to));
+                        pointwise(isa, registers.bytes(of), chain, &mut out);
+                        registers.fill(&to, Memory::Bytes(out));
+                    }
                 }
-                Step::Depthwise { of, unfolding, weights, border, requantiser, to } => {
-                    let (row, column) = (width * to.factor, height * to.factor);
-                    let mut frame = registers.new_bytes((column + 2) * (row + 2) * to.channels);
-                    let mut out = registers.new_bytes(size(*to));
-                    let lines = Lines::framed(&mut frame, row * to.channels, to.channels, *border);
-                    let unfolding = unfolding.unwrap_or(Unfolding { block: 1, apart: false });
-                    unfolding.write(registers.bytes(of), width * of.factor, of.channels, lines);
-                    kernel::depthwise(isa, &frame, row, weights, requantiser, &mut out);
-                    registers.free.push(Memory::Bytes(frame));
-                    registers.fill(to, Memory::Bytes(out));
+                Step::Depthwise { of, .. } => {
+                    let used = self.spatial(isa, (height, width), &mut registers, (&[], of), step, later);
+                    rest = &later[used..];
                 }
                 Step::Quantise { of, scale, to } => {
                     let mut out = registers.new_bytes(size(*to));
@@ -334,7 +341,56 @@ impl Program {
         }
     }
 
-    /// The pointwise steps from `first` on that hand their bytes on to each other and to nobody else.
+    /// A depthwise step and the pointwise ones that alone read it, some lines at a time: what is between them stays in the cache.
+    /// `source` are pointwise steps in front of it, on the bytes that they read. How many of the steps `later` were done with it.
+    fn spatial(
+        &self,
+        isa: Isa,
+        (height, width): (usize, usize),
+        registers: &mut Registers,
+        (source, from): (&[Step], &Place),
+        step: &Step,
+        later: &[Step],
+    ) -> usize {
+        let Step::Depthwise { of, unfolding, weights, border, requantiser, to } = step else { return 0 };
+        let (row, column) = (width * to.factor, height * to.factor);
+        let (line, outer) = (row * to.channels, (row + 2) * to.channels);
+        let mut frame = registers.new_bytes((column + 2) * outer);
+        let unfolding = unfolding.unwrap_or(Unfolding { block: 1, apart: false });
+        let lines = Lines::framed(&mut frame, line, to.channels, *border);
+        let (bytes, before) = (registers.bytes(from), width * from.factor);
+        if source.is_empty() {
+            unfolding.write(bytes, before, of.channels, lines);
+        } else {
+            let mut made = vec![0; before * of.channels];
+            let groups = lines.bytes.chunks_exact_mut(unfolding.block * outer);
+            for (bytes, group) in bytes.chunks_exact(before * from.channels).zip(groups) {
+                pointwise(isa, bytes, source, &mut made);
+                unfolding.write(&made, before, of.channels, Lines { bytes: group, ..lines });
+            }
+        }
+        let chain = self.chain(self.steps.len() - later.len() - 1);
+        let last = chain[chain.len() - 1].writes();
+        let mut out = registers.new_bytes(column * row * last.channels);
+        let band = (TOGETHER / row).max(1);
+        let mut between = vec![0; if chain.len() > 1 { band * line } else { 0 }];
+        for (at, out) in out.chunks_mut(band * row * last.channels).enumerate() {
+            let count = out.len() / (row * last.channels);
+            let frame = &frame[at * band * outer..][..(count + 2) * outer];
+            if chain.len() > 1 {
+                let between = &mut between[..count * line];
+                kernel::depthwise(isa, frame, row, weights, requantiser, between);
+                pointwise(isa, between, &chain[1..], out);
+            } else {
+                kernel::depthwise(isa, frame, row, weights, requantiser, out);
+            }
+        }
+        registers.free.push(Memory::Bytes(frame));
+        registers.fill(&last, Memory::Bytes(out));
+        chain.len() - 1
+    }
+
+    /// The step `first` and the pointwise ones behind it that alone read what the one before them writes.
     fn chain(&self, first: usize) -> &[Step] {
         let mut end = first + 1;
         while let Some(Step::Pointwise { of, .. }) = self.steps.get(end)
