@@ -4,6 +4,8 @@
 //! caps name, so that no element in between can choose wrongly. Transfer function and primaries are left as they are:
 //! BT.709 and sRGB video are shown alike by everything that shows them.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use gst_video::prelude::*;
 use gst_video::{
     VideoColorMatrix, VideoColorPrimaries, VideoColorRange, VideoColorimetry, VideoFormat, VideoFrameRef,
@@ -80,37 +82,72 @@ fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
     }
 }
 
-/// The picture that a frame shows.
-pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Picture, String> {
+/// Memory of pictures that are done with, for the next ones. New memory costs more than filling it: the kernel hands it out page by
+/// page, as zeros.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<Vec<u8>>>);
+
+impl Pool {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many samples, to be written over.
+    fn take(&self, length: usize) -> Vec<u8> {
+        let mut free = self.free();
+        let found = free.iter().position(|samples| samples.len() == length).map(|at| free.swap_remove(at));
+        drop(free);
+        found.unwrap_or_else(|| vec![0; length])
+    }
+
+    /// Takes the memory of a picture back.
+    pub fn give_back(&self, picture: Picture) {
+        let (pixels, alpha, _) = picture.into_parts();
+        let mut free = self.free();
+        free.push(pixels);
+        if let Some(Alpha::Eight(alpha)) = alpha {
+            free.push(alpha);
+        }
+    }
+}
+
+/// The picture that a frame shows, in memory from `pool`.
+pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo, pool: &Pool) -> Result<Picture, String> {
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|e| e.to_string())?;
     let (width, height) = (info.width() as usize, info.height() as usize);
     let format = info.format_info();
-    let (colour, pixels) = if format.is_gray() {
-        (Colour::Grey, grey(&frame, width, height)?)
+    let colour = if format.is_gray() { Colour::Grey } else { Colour::Rgb };
+    let mut pixels = pool.take(colour.channels() * width * height);
+    let mut alpha = format.has_alpha().then(|| pool.take(width * height));
+    if format.is_gray() {
+        grey(&frame, width, &mut pixels)?;
     } else if format.is_yuv() {
-        (Colour::Rgb, ycbcr(&frame, width, height)?)
+        ycbcr(&frame, width, &mut pixels)?;
     } else {
-        (Colour::Rgb, rgb(&frame, width, height)?)
-    };
+        rgb(&frame, width, &mut pixels, alpha.as_deref_mut())?;
+    }
     let picture = Picture::new(info.width(), info.height(), colour, pixels).map_err(|e| e.to_string())?;
-    if !format.has_alpha() {
-        return Ok(picture);
+    match alpha {
+        Some(alpha) => picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string()),
+        None => Ok(picture),
     }
-    let plane = Plane::of(&frame, 3)?;
-    let mut alpha = vec![0; width * height];
-    for (y, row) in alpha.chunks_exact_mut(width).enumerate() {
-        plane.read(y, row)?;
-    }
-    picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string())
 }
 
-fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+fn rgb(
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
     let planes = [Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?];
-    let mut pixels = vec![0; 3 * width * height];
     let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
     let packed = frame.info().n_planes() == 1;
     let whole = Plane { data: frame.plane_data(0).map_err(|e| e.to_string())?, ..planes[0] };
     let order = [0, 1, 2].map(|component| frame.info().comp_poffset(component) as usize);
+    let mut alpha = match alpha {
+        Some(alpha) => Some((Plane::of(frame, 3)?, alpha.chunks_exact_mut(width))),
+        None => None,
+    };
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
         match (packed, whole.step, order) {
             (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
@@ -123,8 +160,14 @@ fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> R
                 interleave(&rows, out);
             }
         }
+        // Alpha row by row: the row is in the cache now.
+        if let Some((plane, rows)) = &mut alpha
+            && let Some(row) = rows.next()
+        {
+            plane.read(y, row)?;
+        }
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// Red, green and blue from their places in groups of `STEP` bytes.
@@ -178,11 +221,10 @@ fn pack(words: &[u32; BLOCK], out: &mut [u8]) {
     }
 }
 
-fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
     let plane = Plane::of(frame, 0)?;
-    let mut pixels = Vec::with_capacity(width * height);
-    for y in 0..height {
-        pixels.extend_from_slice(plane.bytes(y, width)?);
+    for (y, out) in pixels.chunks_exact_mut(width).enumerate() {
+        out.copy_from_slice(plane.bytes(y, width)?);
     }
     if frame.info().colorimetry().range() == VideoColorRange::Range16_235 {
         let table: [u8; 256] = std::array::from_fn(|v| {
@@ -190,7 +232,7 @@ fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> 
         });
         pixels.iter_mut().for_each(|p| *p = table[usize::from(*p)]);
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// Limited range of ITU-R BT.601 and BT.709: black, and the spans of luma and chroma.
@@ -356,33 +398,31 @@ impl Upsampler {
             out.iter_mut().zip(&self.blended[1..]).for_each(|(out, v)| *out = (4 * v) << REST);
             return Ok(());
         }
-        // Weights of the chroma before, at, and behind a pair of luma positions.
-        let weights: [[i16; 3]; 2] =
-            if self.cosited.0 { [[0, 4, 0], [0, 2, 2]] } else { [[1, 3, 0], [0, 3, 1]] };
-        let value = |near: [i16; 3], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
-        let pairs = out.len() / 2;
-        let (before, at, behind) =
-            (&self.blended[..pairs], &self.blended[1..=pairs], &self.blended[2..pairs + 2]);
-        let (even, last) = out.split_at_mut(2 * pairs);
-        for i in 0..pairs {
-            let near = [before[i], at[i], behind[i]];
-            even[2 * i] = value(near, weights[0]);
-            even[2 * i + 1] = value(near, weights[1]);
+        let pairs = out.len().div_ceil(2);
+        let near = self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
+        let (whole, last) = out.as_chunks_mut::<2>();
+        if self.cosited.0 {
+            for (out, ((_, &at), &behind)) in whole.iter_mut().zip(near.clone()) {
+                *out = [(4 * at) << REST, (2 * (at + behind)) << REST];
+            }
+        } else {
+            for (out, ((&before, &at), &behind)) in whole.iter_mut().zip(near.clone()) {
+                *out = [(before + 3 * at) << REST, (3 * at + behind) << REST];
+            }
         }
-        if let [last] = last {
-            let near = [self.blended[pairs], self.blended[pairs + 1], self.blended[pairs + 2]];
-            *last = value(near, weights[0]);
+        // An odd width: the last one has no partner.
+        if let ([last], Some(((&before, &at), _))) = (last, near.last()) {
+            *last = if self.cosited.0 { 4 * at } else { before + 3 * at } << REST;
         }
         Ok(())
     }
 }
 
-fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
     let info = frame.info();
     let matrix = Matrix::of(info);
     let (luma, cb, cr) = (Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?);
     let (mut blue_at, mut red_at) = (Upsampler::of(info), Upsampler::of(info));
-    let mut pixels = vec![0; 3 * width * height];
     let (mut blue, mut red) = (vec![0; width], vec![0; width]);
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
         for (upsampler, plane, row) in [(&mut blue_at, &cb, &mut blue), (&mut red_at, &cr, &mut red)] {
@@ -390,7 +430,7 @@ fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) ->
         }
         matrix.row(luma.bytes(y, width)?, &blue, &red, out);
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// The colorimetry of pictures.
@@ -472,7 +512,7 @@ mod tests {
                 data.extend((0..65_536).map(|i| (i % 256) as u8));
                 data.extend((0..65_536).map(|i| (i / 256) as u8));
                 let buffer = gst::Buffer::from_mut_slice(data);
-                let picture = picture(&buffer, &info).unwrap();
+                let picture = picture(&buffer, &info, &Pool::default()).unwrap();
                 for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
                     let wanted = reference(y as f32, (i % 256) as f32, (i / 256) as f32, kr, kb, full);
                     for (got, wanted) in pixel.iter().zip(wanted) {
@@ -504,7 +544,7 @@ mod tests {
                 }
             }
             let buffer = gst::Buffer::from_mut_slice(data);
-            let picture = picture(&buffer, &info).unwrap();
+            let picture = picture(&buffer, &info, &Pool::default()).unwrap();
             for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
                 let x = (i % width) as f32;
                 // One luma step is half a chroma step, which is 2.
