@@ -6,6 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use archmage::{SimdToken, X64V3Token};
 use gst_video::prelude::*;
 use gst_video::{
     VideoColorMatrix, VideoColorPrimaries, VideoColorRange, VideoColorimetry, VideoFormat, VideoFrameRef,
@@ -53,6 +54,7 @@ impl<'a> Plane<'a> {
     }
 
     /// The samples of row `y`, as many as `to` has.
+    #[inline(always)]
     fn read(&self, y: usize, to: &mut [u8]) -> Result<(), String> {
         let length = (to.len() - 1) * self.step + 1;
         let samples = self.bytes(y, length)?;
@@ -74,6 +76,7 @@ impl<'a> Plane<'a> {
 }
 
 /// Every `STEP`th sample; the last one has nothing behind it.
+#[inline(always)]
 fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
     let mut groups = samples.chunks_exact(STEP);
     to.iter_mut().zip(&mut groups).for_each(|(to, group)| *to = group[0]);
@@ -113,18 +116,28 @@ impl Pool {
 
 /// The picture that a frame shows, in memory from `pool`.
 pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo, pool: &Pool) -> Result<Picture, String> {
+    picture_by(X64V3Token::summon(), buffer, info, pool)
+}
+
+/// What is there if the processor has AVX2.
+type Vectors = Option<X64V3Token>;
+
+fn picture_by(
+    vectors: Vectors,
+    buffer: &gst::BufferRef,
+    info: &VideoInfo,
+    pool: &Pool,
+) -> Result<Picture, String> {
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|e| e.to_string())?;
     let (width, height) = (info.width() as usize, info.height() as usize);
     let format = info.format_info();
     let colour = if format.is_gray() { Colour::Grey } else { Colour::Rgb };
     let mut pixels = pool.take(colour.channels() * width * height);
     let mut alpha = format.has_alpha().then(|| pool.take(width * height));
-    if format.is_gray() {
-        grey(&frame, width, &mut pixels)?;
-    } else if format.is_yuv() {
-        ycbcr(&frame, width, &mut pixels)?;
-    } else {
-        rgb(&frame, width, &mut pixels, alpha.as_deref_mut())?;
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Some(token) => convert_v3(token, &frame, width, &mut pixels, alpha.as_deref_mut())?,
+        _ => convert(None, &frame, width, &mut pixels, alpha.as_deref_mut())?,
     }
     let picture = Picture::new(info.width(), info.height(), colour, pixels).map_err(|e| e.to_string())?;
     match alpha {
@@ -133,7 +146,40 @@ pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo, pool: &Pool) ->
     }
 }
 
+/// [`convert`] and all that is inlined into it, compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane]
+fn convert_v3(
+    token: X64V3Token,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
+    convert(Some(token), frame, width, pixels, alpha)
+}
+
+#[inline(always)]
+fn convert(
+    vectors: Vectors,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
+    let format = frame.info().format_info();
+    if format.is_gray() {
+        grey(frame, width, pixels)
+    } else if format.is_yuv() {
+        ycbcr(vectors, frame, width, pixels)
+    } else {
+        rgb(vectors, frame, width, pixels, alpha)
+    }
+}
+
+#[inline(always)]
 fn rgb(
+    vectors: Vectors,
     frame: &VideoFrameRef<&gst::BufferRef>,
     width: usize,
     pixels: &mut [u8],
@@ -152,12 +198,12 @@ fn rgb(
         match (packed, whole.step, order) {
             (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
             (true, 3, _) => reorder::<3>(whole.bytes(y, 3 * width)?, order, out),
-            (true, 4, _) => reorder_words(whole.bytes(y, 4 * width)?, order, out),
+            (true, 4, _) => reorder_words(vectors, whole.bytes(y, 4 * width)?, order, out),
             _ => {
                 for (plane, row) in planes.iter().zip(&mut rows) {
                     plane.read(y, row)?;
                 }
-                interleave(&rows, out);
+                interleave(vectors, &rows, out);
             }
         }
         // Alpha row by row: the row is in the cache now.
@@ -171,6 +217,7 @@ fn rgb(
 }
 
 /// Red, green and blue from their places in groups of `STEP` bytes.
+#[inline(always)]
 fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
     let [red, green, blue] = order.map(|place| place.min(STEP - 1));
     for (pixel, group) in out.chunks_exact_mut(3).zip(row.chunks_exact(STEP)) {
@@ -182,7 +229,8 @@ fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
 const BLOCK: usize = 64;
 
 /// The same from groups of four bytes, whole words at a time.
-fn reorder_words(row: &[u8], order: [usize; 3], out: &mut [u8]) {
+#[inline(always)]
+fn reorder_words(vectors: Vectors, row: &[u8], order: [usize; 3], out: &mut [u8]) {
     let [red, green, blue] = order.map(|place| 8 * place.min(3) as u32);
     let mut words = [0; BLOCK];
     for (pixels, out) in row.chunks(4 * BLOCK).zip(out.chunks_mut(3 * BLOCK)) {
@@ -190,35 +238,61 @@ fn reorder_words(row: &[u8], order: [usize; 3], out: &mut [u8]) {
             let group = u32::from_le_bytes(*group);
             *word = group >> red & 0xff | (group >> green & 0xff) << 8 | (group >> blue & 0xff) << 16;
         }
-        pack(&words, out);
+        pack(vectors, &words, out);
     }
 }
 
-fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
+#[inline(always)]
+fn interleave(vectors: Vectors, [red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
     let mut words = [0; BLOCK];
     let planes = red.chunks(BLOCK).zip(green.chunks(BLOCK)).zip(blue.chunks(BLOCK));
     for (((red, green), blue), out) in planes.zip(out.chunks_mut(3 * BLOCK)) {
         for (((word, &r), &g), &b) in words.iter_mut().zip(red).zip(green).zip(blue) {
             *word = u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16;
         }
-        pack(&words, out);
+        pack(vectors, &words, out);
     }
 }
 
-/// Pixels of 24 bits, as many as fit into `out`, one behind the other. Four of them are three words, which even a processor
-/// without a shuffle of bytes writes at once.
-fn pack(words: &[u32; BLOCK], out: &mut [u8]) {
+/// Pixels of 24 bits, as many as fit into `out`, one behind the other.
+#[inline(always)]
+fn pack(vectors: Vectors, words: &[u32; BLOCK], out: &mut [u8]) {
     let (groups, rest) = out.as_chunks_mut::<12>();
     let done = 4 * groups.len();
-    for (out, four) in groups.iter_mut().zip(words.as_chunks::<4>().0) {
-        let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
-        let high = four[2] >> 16 | four[3] << 8;
-        out[..8].copy_from_slice(&low.to_le_bytes());
-        out[8..].copy_from_slice(&high.to_le_bytes());
+    let fours = groups.iter_mut().zip(words.as_chunks::<4>().0);
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Some(token) => fours.for_each(|(out, four)| *out = pack_four_v3(token, *four)),
+        _ => fours.for_each(|(out, four)| *out = pack_four(*four)),
     }
     for (out, word) in rest.chunks_exact_mut(3).zip(&words[done.min(BLOCK)..]) {
         out.copy_from_slice(&word.to_le_bytes()[..3]);
     }
+}
+
+/// Four pixels are three words, which even a processor without a shuffle of bytes writes at once.
+#[inline(always)]
+fn pack_four(four: [u32; 4]) -> [u8; 12] {
+    let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
+    twelve(low, four[2] >> 16 | four[3] << 8)
+}
+
+#[inline(always)]
+fn twelve(low: u64, high: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&low.to_le_bytes());
+    bytes[8..].copy_from_slice(&high.to_le_bytes());
+    bytes
+}
+
+/// The same with that shuffle.
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane(import_intrinsics)]
+fn pack_four_v3(_token: X64V3Token, four: [u32; 4]) -> [u8; 12] {
+    let [a, b, c, d] = four.map(u32::cast_signed);
+    let places = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    let packed = _mm_shuffle_epi8(_mm_setr_epi32(a, b, c, d), places);
+    twelve(_mm_extract_epi64::<0>(packed).cast_unsigned(), _mm_extract_epi32::<2>(packed).cast_unsigned())
 }
 
 fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
@@ -291,10 +365,11 @@ impl Matrix {
     }
 
     /// A row of pixels, interleaved.
-    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
+    #[inline(always)]
+    fn row(&self, vectors: Vectors, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
         let blocks = luma.chunks(BLOCK).zip(cb.chunks(BLOCK)).zip(cr.chunks(BLOCK));
         for (((luma, cb), cr), out) in blocks.zip(out.chunks_mut(3 * BLOCK)) {
-            pack(&self.block(&filled(luma), &filled(cb), &filled(cr)), out);
+            pack(vectors, &self.block(&filled(luma), &filled(cb), &filled(cr)), out);
         }
     }
 
@@ -370,6 +445,7 @@ impl Upsampler {
         }
     }
 
+    #[inline(always)]
     fn row(&mut self, plane: &Plane<'_>, y: usize, out: &mut [i16]) -> Result<(), String> {
         let (width, height) = self.size;
         let clamped = |at: isize, size: usize| at.clamp(0, size as isize - 1) as usize;
@@ -418,7 +494,13 @@ impl Upsampler {
     }
 }
 
-fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
+#[inline(always)]
+fn ycbcr(
+    vectors: Vectors,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+) -> Result<(), String> {
     let info = frame.info();
     let matrix = Matrix::of(info);
     let (luma, cb, cr) = (Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?);
@@ -428,7 +510,7 @@ fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]
         for (upsampler, plane, row) in [(&mut blue_at, &cb, &mut blue), (&mut red_at, &cr, &mut red)] {
             upsampler.row(plane, y, row)?;
         }
-        matrix.row(luma.bytes(y, width)?, &blue, &red, out);
+        matrix.row(vectors, luma.bytes(y, width)?, &blue, &red, out);
     }
     Ok(())
 }
@@ -519,6 +601,32 @@ mod tests {
                         assert!((f32::from(*got) - wanted).abs() < 0.8, "{name} {y} {i}: {pixel:?} {wanted}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_make_no_difference() {
+        gst::init().unwrap();
+        let Some(vectors) = X64V3Token::summon() else {
+            eprintln!("=== SKIPPED: this processor has no AVX2 ===");
+            return;
+        };
+        let pool = Pool::default();
+        for format in FORMATS {
+            // Widths around a block, and odd ones.
+            for width in [1, 2, 61, 63, 64, 65, 131, 256] {
+                let info = VideoInfo::builder(format, width, 5).build().unwrap();
+                let mut noise = 1u32;
+                let mut draw = || {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (noise >> 24) as u8
+                };
+                let buffer = gst::Buffer::from_mut_slice((0..info.size()).map(|_| draw()).collect::<Vec<u8>>());
+                let plain = picture_by(None, &buffer, &info, &pool).unwrap();
+                let fast = picture_by(Some(vectors), &buffer, &info, &pool).unwrap();
+                assert!(plain == fast, "{format:?} {width}");
+                pool.give_back(fast);
             }
         }
     }
