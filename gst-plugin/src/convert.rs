@@ -78,9 +78,9 @@ impl<'a> Plane<'a> {
 /// Every `STEP`th sample; the last one has nothing behind it.
 #[inline(always)]
 fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
-    let mut groups = samples.chunks_exact(STEP);
-    to.iter_mut().zip(&mut groups).for_each(|(to, group)| *to = group[0]);
-    if let ([.., last], [value, ..]) = (to, groups.remainder()) {
+    let (groups, rest) = samples.as_chunks::<STEP>();
+    to.iter_mut().zip(groups).for_each(|(to, group)| *to = group[0]);
+    if let ([.., last], [value, ..]) = (to, rest) {
         *last = *value;
     }
 }
@@ -191,7 +191,10 @@ fn rgb(
     let whole = Plane { data: frame.plane_data(0).map_err(|e| e.to_string())?, ..planes[0] };
     let order = [0, 1, 2].map(|component| frame.info().comp_poffset(component) as usize);
     let mut alpha = match alpha {
-        Some(alpha) => Some((Plane::of(frame, 3)?, alpha.chunks_exact_mut(width))),
+        Some(alpha) => {
+            let place = frame.info().comp_poffset(3) as usize;
+            Some((Plane::of(frame, 3)?, place, alpha.chunks_exact_mut(width)))
+        }
         None => None,
     };
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
@@ -207,10 +210,14 @@ fn rgb(
             }
         }
         // Alpha row by row: the row is in the cache now.
-        if let Some((plane, rows)) = &mut alpha
+        if let Some((plane, place, rows)) = &mut alpha
             && let Some(row) = rows.next()
         {
-            plane.read(y, row)?;
+            if packed {
+                byte_of_words(whole.bytes(y, 4 * width)?, *place, row);
+            } else {
+                plane.read(y, row)?;
+            }
         }
     }
     Ok(())
@@ -239,6 +246,15 @@ fn reorder_words(vectors: Vectors, row: &[u8], order: [usize; 3], out: &mut [u8]
             *word = group >> red & 0xff | (group >> green & 0xff) << 8 | (group >> blue & 0xff) << 16;
         }
         pack(vectors, &words, out);
+    }
+}
+
+/// One byte of each group of four, whole words at a time.
+#[inline(always)]
+fn byte_of_words(row: &[u8], place: usize, out: &mut [u8]) {
+    let shift = 8 * place.min(3) as u32;
+    for (to, group) in out.iter_mut().zip(row.as_chunks().0) {
+        *to = (u32::from_le_bytes(*group) >> shift) as u8;
     }
 }
 
