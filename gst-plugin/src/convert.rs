@@ -275,11 +275,10 @@ fn interleave(vectors: Vectors, [red, green, blue]: &[Vec<u8>; 3], out: &mut [u8
 fn pack(vectors: Vectors, words: &[u32; BLOCK], out: &mut [u8]) {
     let (groups, rest) = out.as_chunks_mut::<12>();
     let done = 4 * groups.len();
-    let fours = groups.iter_mut().zip(words.as_chunks::<4>().0);
     match vectors {
         #[cfg(target_arch = "x86_64")]
-        Some(token) => fours.for_each(|(out, four)| *out = pack_four_v3(token, *four)),
-        _ => fours.for_each(|(out, four)| *out = pack_four(*four)),
+        Some(token) => pack_fours_v3(token, words, groups),
+        _ => pack_fours(words, groups),
     }
     for (out, word) in rest.chunks_exact_mut(3).zip(&words[done.min(BLOCK)..]) {
         out.copy_from_slice(&word.to_le_bytes()[..3]);
@@ -288,9 +287,11 @@ fn pack(vectors: Vectors, words: &[u32; BLOCK], out: &mut [u8]) {
 
 /// Four pixels are three words, which even a processor without a shuffle of bytes writes at once.
 #[inline(always)]
-fn pack_four(four: [u32; 4]) -> [u8; 12] {
-    let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
-    twelve(low, four[2] >> 16 | four[3] << 8)
+fn pack_fours(words: &[u32; BLOCK], out: &mut [[u8; 12]]) {
+    for (out, four) in out.iter_mut().zip(words.as_chunks::<4>().0) {
+        let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
+        *out = twelve(low, four[2] >> 16 | four[3] << 8);
+    }
 }
 
 #[inline(always)]
@@ -304,11 +305,14 @@ fn twelve(low: u64, high: u32) -> [u8; 12] {
 /// The same with that shuffle.
 #[cfg(target_arch = "x86_64")]
 #[archmage::arcane(import_intrinsics)]
-fn pack_four_v3(_token: X64V3Token, four: [u32; 4]) -> [u8; 12] {
-    let [a, b, c, d] = four.map(u32::cast_signed);
+fn pack_fours_v3(_token: X64V3Token, words: &[u32; BLOCK], out: &mut [[u8; 12]]) {
     let places = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
-    let packed = _mm_shuffle_epi8(_mm_setr_epi32(a, b, c, d), places);
-    twelve(_mm_extract_epi64::<0>(packed).cast_unsigned(), _mm_extract_epi32::<2>(packed).cast_unsigned())
+    for (out, four) in out.iter_mut().zip(words.as_chunks::<4>().0) {
+        let [a, b, c, d] = four.map(u32::cast_signed);
+        let packed = _mm_shuffle_epi8(_mm_setr_epi32(a, b, c, d), places);
+        let (low, high) = (_mm_extract_epi64::<0>(packed), _mm_extract_epi32::<2>(packed));
+        *out = twelve(low.cast_unsigned(), high.cast_unsigned());
+    }
 }
 
 fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
@@ -491,7 +495,8 @@ impl Upsampler {
             return Ok(());
         }
         let pairs = out.len().div_ceil(2);
-        let near = self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
+        let near =
+            self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
         let (whole, last) = out.as_chunks_mut::<2>();
         if self.cosited.0 {
             for (out, ((_, &at), &behind)) in whole.iter_mut().zip(near.clone()) {
@@ -551,30 +556,58 @@ pub(crate) fn output_format(header: &image_sdl::Header) -> VideoFormat {
     }
 }
 
-/// The samples of a picture in its [`output_format`], rows without padding.
-pub(crate) fn samples(picture: Picture) -> Vec<u8> {
-    let colour = picture.colour();
+/// Writes the samples of a picture in its [`output_format`] into rows of `stride` bytes; `None` where those are too few or too short.
+pub(crate) fn write(picture: Picture, stride: usize, to: &mut [u8]) -> Option<()> {
+    let (width, height, colour) = (picture.width() as usize, picture.height() as usize, picture.colour());
     let (pixels, alpha, _) = picture.into_parts();
-    let Some(alpha) = alpha else { return pixels };
-    let alpha: Vec<u8> = match alpha {
+    let channels = colour.channels();
+    let row_bytes = width * if alpha.is_some() { 4 } else { channels };
+    if row_bytes > stride || to.len() < stride * (height - 1) + row_bytes {
+        return None;
+    }
+    let rows = to.chunks_mut(stride).zip(pixels.chunks_exact(channels * width));
+    let Some(alpha) = alpha else {
+        rows.for_each(|(to, pixels)| to[..row_bytes].copy_from_slice(pixels));
+        return Some(());
+    };
+    let alpha = match alpha {
         Alpha::Eight(alpha) => alpha,
         Alpha::Sixteen(alpha) => {
             alpha.iter().map(|&a| ((u32::from(a) * 255 + 32_767) / 65_535) as u8).collect()
         }
         Alpha::Float(alpha) => alpha.iter().map(|a| (a * 255.0).round().clamp(0.0, 255.0) as u8).collect(),
     };
-    let mut samples = vec![0; 4 * alpha.len()];
-    let groups = samples.as_chunks_mut::<4>().0.iter_mut();
-    match colour {
-        Colour::Grey => {
-            groups.zip(pixels).zip(alpha).for_each(|((to, v), a)| *to = [v, v, v, a]);
-        }
-        Colour::Rgb => {
-            let pixels = pixels.as_chunks::<3>().0;
-            groups.zip(pixels).zip(alpha).for_each(|((to, &[r, g, b]), a)| *to = [r, g, b, a]);
+    for ((to, pixels), alpha) in rows.zip(alpha.chunks_exact(width)) {
+        let to = to.as_chunks_mut::<4>().0;
+        match colour {
+            Colour::Grey => {
+                to.iter_mut().zip(pixels).zip(alpha).for_each(|((to, &v), &a)| *to = [v, v, v, a])
+            }
+            Colour::Rgb => join(pixels.as_chunks::<3>().0, alpha, to),
         }
     }
-    samples
+    Some(())
+}
+
+/// Alpha beside its colours.
+fn join(pixels: &[[u8; 3]], alpha: &[u8], to: &mut [[u8; 4]]) {
+    // Four at a time, which are three words.
+    let (groups, rest) = pixels.as_flattened().as_chunks::<12>();
+    let (fours, last) = alpha.as_chunks::<4>();
+    let (out, out_last) = to.split_at_mut(4 * fours.len());
+    for ((out, [a, b, c, d, e, f, g, h, high @ ..]), alpha) in
+        out.as_chunks_mut::<4>().0.iter_mut().zip(groups).zip(fours)
+    {
+        let low = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+        let high = u64::from(u32::from_le_bytes(*high));
+        let colours = [low, low >> 24, low >> 48 | high << 16, high >> 8];
+        for ((out, colour), &alpha) in out.iter_mut().zip(colours).zip(alpha) {
+            *out = (colour as u32 & 0xff_ffff | u32::from(alpha) << 24).to_le_bytes();
+        }
+    }
+    for ((out, &[r, g, b]), &alpha) in out_last.iter_mut().zip(rest.as_chunks::<3>().0).zip(last) {
+        *out = [r, g, b, alpha];
+    }
 }
 
 #[cfg(test)]
@@ -622,6 +655,27 @@ mod tests {
     }
 
     #[test]
+    fn alpha_is_joined_at_every_width() {
+        for width in 1..40usize {
+            let pixels: Vec<u8> = (0..2 * 3 * width).map(|i| (i * 7) as u8).collect();
+            let alpha: Vec<u8> = (0..2 * width).map(|i| (255 - i) as u8).collect();
+            let expected: Vec<u8> =
+                pixels.chunks(3).zip(&alpha).flat_map(|(p, &a)| [p[0], p[1], p[2], a]).collect();
+            let picture = Picture::new(width as u32, 2, Colour::Rgb, pixels)
+                .and_then(|picture| picture.with_alpha(Alpha::Eight(alpha)))
+                .unwrap();
+            // Rows with padding behind them, which the last one may lack.
+            let stride = 4 * width + 8;
+            let mut found = vec![0; stride + 4 * width];
+            assert_eq!(write(picture.clone(), stride, &mut found), Some(()));
+            let rows = [&found[..4 * width], &found[stride..]].concat();
+            assert!(rows == expected, "{width}");
+            found.pop();
+            assert_eq!(write(picture, stride, &mut found), None, "a frame that is too small");
+        }
+    }
+
+    #[test]
     fn vectors_make_no_difference() {
         gst::init().unwrap();
         let Some(vectors) = X64V3Token::summon() else {
@@ -638,7 +692,8 @@ mod tests {
                     noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     (noise >> 24) as u8
                 };
-                let buffer = gst::Buffer::from_mut_slice((0..info.size()).map(|_| draw()).collect::<Vec<u8>>());
+                let buffer =
+                    gst::Buffer::from_mut_slice((0..info.size()).map(|_| draw()).collect::<Vec<u8>>());
                 let plain = picture_by(None, &buffer, &info, &pool).unwrap();
                 let fast = picture_by(Some(vectors), &buffer, &info, &pool).unwrap();
                 assert!(plain == fast, "{format:?} {width}");

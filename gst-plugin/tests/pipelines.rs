@@ -142,6 +142,27 @@ fn the_plugin_loads_with_all_its_elements() {
 }
 
 #[test]
+fn what_cargo_c_installs_goes_where_gstreamer_looks_and_names_libraries_that_are_there() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    assert_eq!(manifest["lib"]["name"].as_str(), Some("gstsdl"));
+    let capi = &manifest["package"]["metadata"]["capi"];
+    assert_eq!(capi["library"]["install_subdir"].as_str(), Some("gstreamer-1.0"));
+    // A plugin has neither a version in its name nor a header.
+    assert_eq!(capi["library"]["versioning"].as_bool(), Some(false));
+    assert_eq!(capi["header"]["enabled"].as_bool(), Some(false));
+    let place = Place::new();
+    let libraries = capi["pkg_config"]["requires_private"].as_str().unwrap();
+    place.run(&format!("pkg-config --exists --print-errors {}", libraries.replace(',', " ")));
+    // Every crate of GStreamer that is linked is in it.
+    for (_, dependency) in manifest["dependencies"].as_table().unwrap() {
+        if let Some(package) = dependency.get("package").and_then(toml::Value::as_str) {
+            assert!(libraries.split(", ").any(|name| name == format!("{package}-1.0")), "{package}");
+        }
+    }
+}
+
+#[test]
 fn a_file_is_found_played_and_described() {
     let place = Place::new();
     place.run(&format!("gst-launch-1.0 -q {SOURCE} ! sdlenc ! filesink location=x"));
@@ -274,13 +295,7 @@ const FILMS: [Film; 3] = [
         codes: [b"MJPG", b"SDL0"],
         keys: true,
     },
-    Film {
-        muxer: "qtmux",
-        demuxer: "qtdemux",
-        caps: "video/x-h263",
-        codes: [b"h263", b"sdl0"],
-        keys: true,
-    },
+    Film { muxer: "qtmux", demuxer: "qtdemux", caps: "video/x-h263", codes: [b"h263", b"sdl0"], keys: true },
     // Every picture of JPEG is a key picture, so the file does not say it of any.
     Film { muxer: "qtmux", demuxer: "qtdemux", caps: "image/jpeg", codes: [b"jpeg", b"sdl0"], keys: false },
 ];
@@ -308,7 +323,12 @@ fn tracks_that_demuxers_do_not_know_are_played() {
         let place = Place::new();
         film.write(&place);
         for decode in [&format!("{} ! sdldec", film.demuxer), "decodebin"] {
-            assert_eq!(place.count(&format!("filesrc location=film ! {decode}")), 20, "{} {decode}", film.caps);
+            assert_eq!(
+                place.count(&format!("filesrc location=film ! {decode}")),
+                20,
+                "{} {decode}",
+                film.caps
+            );
         }
     }
 }
@@ -355,8 +375,9 @@ fn seeks_into_a_sequence_show_what_playing_shows() {
     let check = |description: &str, first: &dyn Fn(SeekFlags, u64) -> u64| {
         let (all, warnings) = shown(description, None);
         assert!(all.len() == 20 && warnings.is_empty(), "{description}: {} {warnings:?}", all.len());
-        for (flags, to) in
-            [SeekFlags::ACCURATE, SeekFlags::KEY_UNIT].into_iter().flat_map(|flags| [(flags, 600), (flags, 2400)])
+        for (flags, to) in [SeekFlags::ACCURATE, SeekFlags::KEY_UNIT]
+            .into_iter()
+            .flat_map(|flags| [(flags, 600), (flags, 2400)])
         {
             let (seen, warnings) = shown(description, Some((flags, to)));
             let first = first(flags, to);
@@ -365,7 +386,10 @@ fn seeks_into_a_sequence_show_what_playing_shows() {
             assert!(seen == all[expected..], "{description} {flags:?} {to}");
             // Who has to wait is told so.
             assert_eq!(warnings.len(), usize::from(first > to), "{description} {flags:?} {to}: {warnings:?}");
-            assert!(warnings.iter().all(|text| text.contains("Waiting for the next key picture")), "{warnings:?}");
+            assert!(
+                warnings.iter().all(|text| text.contains("Waiting for the next key picture")),
+                "{warnings:?}"
+            );
         }
     };
     for film in FILMS {
@@ -377,7 +401,10 @@ fn seeks_into_a_sequence_show_what_playing_shows() {
             (true, SeekFlags::KEY_UNIT) => to / 1000 * 1000,
             (true, _) => to,
         };
-        check(&format!("filesrc location={} ! {} ! sdldec", place.path("film").display(), film.demuxer), &first);
+        check(
+            &format!("filesrc location={} ! {} ! sdldec", place.path("film").display(), film.demuxer),
+            &first,
+        );
     }
     let place = Place::new();
     let source = SOURCE.replace("videotestsrc num-buffers=5", "videotestsrc num-buffers=20 pattern=ball");

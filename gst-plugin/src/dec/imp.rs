@@ -11,7 +11,9 @@ use gst_video::subclass::prelude::*;
 use gst_video::video_codec_state::Readable;
 use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoCodecState, VideoFormat};
 use image_sdl::onnx::role;
-use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Method, Model, Synthesis};
+use image_sdl::{
+    BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Method, Model, Picture, Synthesis,
+};
 
 use super::PixelDecoder;
 use crate::chain::{Chain, Link};
@@ -72,8 +74,7 @@ impl Default for Settings {
 /// A decoded picture.
 struct Decoded {
     header: Header,
-    samples: Vec<u8>,
-    metadata: Metadata,
+    picture: Picture,
     /// Time spent in the codec.
     time: Duration,
 }
@@ -184,14 +185,15 @@ impl SdlDec {
             state.waiting = false;
         }
         self.negotiate_for(&decoded.header)?;
-        self.send_tags(decoded.metadata);
-        let row = decoded.samples.len() / usize::from(decoded.header.height);
-        // Rows of raw video are padded to 4 bytes: where there is no padding, the samples are the buffer.
-        if row % 4 == 0 {
-            frame.set_output_buffer(gst::Buffer::from_mut_slice(decoded.samples));
+        let mut picture = decoded.picture;
+        self.send_tags(std::mem::take(&mut picture.metadata));
+        let row = picture.pixels().len() / usize::from(decoded.header.height);
+        // Rows of raw video are padded to 4 bytes: where there is neither padding nor alpha, the pixels are the buffer.
+        if picture.alpha().is_none() && row % 4 == 0 {
+            frame.set_output_buffer(gst::Buffer::from_mut_slice(picture.into_parts().0));
         } else {
             obj.allocate_output_frame(&mut frame, None)?;
-            self.copy_rows(&mut frame, &decoded.samples, row)?;
+            self.write_rows(&mut frame, picture)?;
         }
         obj.finish_frame(frame)
     }
@@ -292,12 +294,7 @@ impl SdlDec {
         self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
     }
 
-    fn copy_rows(
-        &self,
-        frame: &mut VideoCodecFrame<'_>,
-        samples: &[u8],
-        row: usize,
-    ) -> Result<(), gst::FlowError> {
+    fn write_rows(&self, frame: &mut VideoCodecFrame<'_>, picture: Picture) -> Result<(), gst::FlowError> {
         let info = self.obj().output_state().map(|state| state.info().clone());
         let (Some(info), Some(buffer)) = (info, frame.output_buffer_mut()) else {
             return Err(gst::FlowError::Error);
@@ -306,10 +303,7 @@ impl SdlDec {
             .map_err(|_| gst::FlowError::Error)?;
         let stride = usize::try_from(target.plane_stride()[0]).map_err(|_| gst::FlowError::Error)?;
         let plane = target.plane_data_mut(0).map_err(|_| gst::FlowError::Error)?;
-        for (to, from) in plane.chunks_mut(stride).zip(samples.chunks_exact(row)) {
-            to.get_mut(..row).ok_or(gst::FlowError::Error)?.copy_from_slice(from);
-        }
-        Ok(())
+        convert::write(picture, stride, plane).ok_or(gst::FlowError::Error)
     }
 
     /// The model that a picture names.
@@ -382,10 +376,9 @@ fn decode(
         return Ok(Outcome::Hidden);
     }
     let start = Instant::now();
-    let mut picture = decoder.decode(options)?;
+    let picture = decoder.decode(options)?;
     time += start.elapsed();
-    let metadata = std::mem::take(&mut picture.metadata);
-    Ok(Outcome::Shown(Decoded { header, samples: convert::samples(picture), metadata, time }))
+    Ok(Outcome::Shown(Decoded { header, picture, time }))
 }
 
 /// Whether the caps promise one whole picture a buffer, as those of demuxers do.
@@ -566,7 +559,12 @@ impl VideoDecoderImpl for SdlDec {
         }
         let hidden = late || frame.flags().contains(VideoCodecFrameFlags::DECODE_ONLY);
         if hidden {
-            gst::debug!(CAT, imp = self, "frame {number} is {}", if late { "late" } else { "before the segment" });
+            gst::debug!(
+                CAT,
+                imp = self,
+                "frame {number} is {}",
+                if late { "late" } else { "before the segment" }
+            );
         }
         if late && !has_delta {
             return self.hide(frame);

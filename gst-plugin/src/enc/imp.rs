@@ -278,11 +278,9 @@ fn encode(
     let encode = start.elapsed() - converted;
     pool.give_back(picture);
     match encoded {
-        Ok(encoded) => Outcome::File {
-            bytes: encoded.bytes,
-            key: !encoded.delta,
-            times: (converted, encode),
-        },
+        Ok(encoded) => {
+            Outcome::File { bytes: encoded.bytes, key: !encoded.delta, times: (converted, encode) }
+        }
         Err(error) => Outcome::Failed(error),
     }
 }

@@ -113,12 +113,14 @@ impl SdlParse {
     fn lead_in(&self, to: gst::ClockTime) {
         let (key, framerate) = {
             let state = self.state();
-            let (Some(&key), Some((_, _, framerate))) = (state.keys.range(..=to).next_back(), state.sent) else {
+            let (Some(&key), Some((_, _, framerate))) = (state.keys.range(..=to).next_back(), state.sent)
+            else {
                 return;
             };
             (key, framerate)
         };
-        let (Ok(numer), Ok(denom)) = (u64::try_from(framerate.numer()), u64::try_from(framerate.denom())) else {
+        let (Ok(numer), Ok(denom)) = (u64::try_from(framerate.numer()), u64::try_from(framerate.denom()))
+        else {
             return;
         };
         let frames = (to - key).nseconds().mul_div_ceil(numer, denom * gst::ClockTime::SECOND.nseconds());
