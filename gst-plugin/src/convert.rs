@@ -508,7 +508,7 @@ impl Upsampler {
             }
         }
         // An odd width: the last one has no partner.
-        if let ([last], Some(((&before, &at), _))) = (last, near.last()) {
+        if let ([last], Some(((&before, &at), _))) = (last, near.next_back()) {
             *last = if self.cosited.0 { 4 * at } else { before + 3 * at } << REST;
         }
         Ok(())
