@@ -495,7 +495,7 @@ impl Upsampler {
             return Ok(());
         }
         let pairs = out.len().div_ceil(2);
-        let near =
+        let mut near =
             self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
         let (whole, last) = out.as_chunks_mut::<2>();
         if self.cosited.0 {
