@@ -495,7 +495,7 @@ impl Upsampler {
             return Ok(());
         }
         let pairs = out.len().div_ceil(2);
-        let near =
+        let mut near =
             self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
         let (whole, last) = out.as_chunks_mut::<2>();
         if self.cosited.0 {
@@ -508,7 +508,7 @@ impl Upsampler {
             }
         }
         // An odd width: the last one has no partner.
-        if let ([last], Some(((&before, &at), _))) = (last, near.last()) {
+        if let ([last], Some(((&before, &at), _))) = (last, near.next_back()) {
             *last = if self.cosited.0 { 4 * at } else { before + 3 * at } << REST;
         }
         Ok(())
