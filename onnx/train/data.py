@@ -32,7 +32,7 @@ def load_shards(folder, limit=None, shrink=(1.0, 0.6), least=288):
 
 
 class Crops:
-    """An endless source of random crops (N, 3, size, size) in [0, 1], pictures drawn by area."""
+    """An endless source of random crops (N, 3, size, size) in [0, 1], pictures drawn by area. `seed` may be a generator: its state is the source's."""
 
     def __init__(self, pictures, size, seed):
         self.pictures, self.size = pictures, size

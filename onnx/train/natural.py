@@ -22,10 +22,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import data
 import metrics
-import quant
 import tables
 from features import FeatureDistance
-from model import LATENT_UNIT, Model
+from model import LATENT_UNIT, load
 from muon import Muon
 from run import Run, configuration, learning_rate
 
@@ -170,11 +169,9 @@ def main():
     run = Run(args, config)
     o, weights = config["optimiser"], config["loss"]
 
-    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
-    model = Model()
-    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
-    quant.set_quantising(model, True)
-    model.eval().requires_grad_(False)
+    model = load(args.checkpoint)
+    if not model.synthesis.stem.quantising:
+        raise SystemExit(f"{args.checkpoint} is not quantised yet: natural is tuned in the exact form")
     crops, held = encode(model, args, config)
     # Channels last: a third less time on a CPU.
     fidelity = model.synthesis.to(args.device, memory_format=torch.channels_last)
@@ -196,7 +193,7 @@ def main():
         best = share >= weights["adversarial_full"] and loss < state["best"]
         if best:
             state["best"] = loss
-            run.save_weights("natural.pt", ema, {"held_out": table})
+            run.save_weights("natural.pt", ema, held_out=table)
         run.log({"step": run.step, "held_out_loss": round(loss, 5), "best": best, "levels": table})
 
     if run.step == 0:
@@ -237,20 +234,19 @@ def main():
             optims[name].zero_grad(set_to_none=True)
         picture.backward(gradient)
         norm = torch.nn.utils.clip_grad_norm_(natural.parameters(), 1.0)
-        if not torch.isfinite(norm):
+        if torch.isfinite(norm):
+            for name in ("adam", "muon"):
+                optims[name].step()
+            with torch.no_grad():
+                decay = min(o["ema"], (1 + run.step) / (10 + run.step))
+                for a, b in zip(ema.parameters(), natural.parameters()):
+                    a.lerp_(b, 1 - decay)
+            values = torch.stack([loss, feature, mse, similarity, d_loss]).detach()
+            state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
+        else:
             print(f"step {run.step}: gradient is not finite, skipped", flush=True)
-            run.step += 1
-            continue
-        for name in ("adam", "muon"):
-            optims[name].step()
-        with torch.no_grad():
-            decay = min(o["ema"], (1 + run.step) / (10 + run.step))
-            for a, b in zip(ema.parameters(), natural.parameters()):
-                a.lerp_(b, 1 - decay)
         run.step += 1
-        values = torch.stack([loss, feature, mse, similarity, d_loss]).detach()
-        state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
-        if run.step % 50 == 0:
+        if run.step % 50 == 0 and state["mean"] is not None:
             names = ("loss", "feature", "mse_over_fidelity", "ms_ssim", "discriminator")
             row = dict(zip(names, (round(v, 4) for v in state["mean"].tolist())))
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), **row, "adversarial": round(adversarial, 3)})

@@ -85,21 +85,25 @@ class Run:
             self.step, self.before, state = kept["step"], kept["seconds"], kept["state"]
             self.random.bit_generator.state = kept["numpy"]
             torch.set_rng_state(kept["torch"].cpu())
+            if kept["cuda"] and self.args.device != "cpu":
+                torch.cuda.set_rng_state_all([s.cpu() for s in kept["cuda"]])
             print(f"goes on from step {self.step}", flush=True)
         (self.out / "config.json").write_text(json.dumps(self.config, indent=1))
         self.start = time.time()
         return state
 
     def keep(self, state, last=False):
-        """Saves what is needed to go on, every five minutes."""
+        """Saves what is needed to go on, every five minutes; whether it did."""
         if not last and time.time() - self.saved < 300:
-            return
+            return False
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         write(self.out / "state.pt", {"parts": parts, "state": state, "step": self.step, "seconds": self.seconds(), "config": self.config,
-                                      "numpy": self.random.bit_generator.state, "torch": torch.get_rng_state()})  # fmt: skip
+                                      "numpy": self.random.bit_generator.state, "torch": torch.get_rng_state(),
+                                      "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []})  # fmt: skip
         self.saved = time.time()
+        return True
 
-    def save_weights(self, name, module, facts):
+    def save_weights(self, name, module, **facts):
         """Weights for others, without what only training needs."""
         write(self.out / name, {"ema": half(module), "step": self.step, "config": self.config, **facts})
 
