@@ -152,7 +152,9 @@ impl Codec {
     /// codec goes.
     pub fn ladder(&self, points: usize) -> Vec<f64> {
         let all: &[f64] = match self.kind {
-            Kind::Sdl | Kind::SdlNatural => &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0],
+            Kind::Sdl | Kind::SdlNatural => {
+                &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]
+            }
             Kind::Jpeg => &[3.0, 5.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 42.0, 54.0, 66.0],
             Kind::Webp => &[0.0, 2.0, 5.0, 10.0, 17.0, 26.0, 36.0, 48.0, 60.0, 72.0, 80.0],
             Kind::Avif if self.avif_quantizer => {
