@@ -43,6 +43,6 @@ pub use container::{
     Method, SIGNATURE, is_delta,
 };
 pub use error::{Error, ErrorKind};
-pub use file::write_whole;
+pub use file::{write_whole, write_whole_with};
 pub use picture::{Alpha, Colour, Metadata, Picture};
 pub use sdl_onnx as onnx;

@@ -6,6 +6,7 @@
 //!
 //! The file on the plugin path registers itself. A program that has this crate as a dependency calls
 //! [`plugin_register_static`] once after `gst::init`.
+#![forbid(unsafe_code)]
 
 mod chain;
 mod convert;

@@ -53,4 +53,4 @@ pub use manifest::{
     Prediction, Schedule, Tables, Tiling, role,
 };
 pub use store::{Store, StoreEntry};
-pub use tensor::{ElementType, Tensor, TensorData, TensorView, ViewData};
+pub use tensor::{ElementType, Elements, Tensor, TensorData, TensorView, ViewData};

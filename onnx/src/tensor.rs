@@ -1,6 +1,7 @@
 //! Tensors in row-major order, owned or borrowed.
 
 use std::fmt;
+use std::ops::Deref;
 
 use crate::Error;
 
@@ -31,19 +32,80 @@ impl fmt::Display for ElementType {
     }
 }
 
+/// A slice that owns its memory: a vector, or what an engine computed, left where the engine put it. Pictures are large, and a
+/// copy of one costs as much as the memory that it goes to.
+pub struct Elements<T>(Memory<T>);
+
+enum Memory<T> {
+    Vector(Vec<T>),
+    Engine(Box<dyn AsRef<[T]> + Send + Sync>),
+}
+
+impl<T> Elements<T> {
+    #[cfg_attr(not(feature = "onnxruntime"), allow(dead_code))]
+    pub(crate) fn of_engine(memory: impl AsRef<[T]> + Send + Sync + 'static) -> Self {
+        Elements(Memory::Engine(Box::new(memory)))
+    }
+}
+
+impl<T> Deref for Elements<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Memory::Vector(vector) => vector,
+            Memory::Engine(memory) => (**memory).as_ref(),
+        }
+    }
+}
+
+impl<T> From<Vec<T>> for Elements<T> {
+    fn from(vector: Vec<T>) -> Self {
+        Elements(Memory::Vector(vector))
+    }
+}
+
+impl<T: Clone> From<Elements<T>> for Vec<T> {
+    /// Without a copy where it is a vector.
+    fn from(elements: Elements<T>) -> Self {
+        match elements.0 {
+            Memory::Vector(vector) => vector,
+            Memory::Engine(memory) => (*memory).as_ref().to_vec(),
+        }
+    }
+}
+
+impl<T: Clone> Clone for Elements<T> {
+    fn clone(&self) -> Self {
+        self.to_vec().into()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Elements<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: PartialEq> PartialEq for Elements<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
 /// The elements of an owned tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
     /// 32-bit floating point.
-    F32(Vec<f32>),
+    F32(Elements<f32>),
     /// Unsigned 8-bit integers.
-    U8(Vec<u8>),
+    U8(Elements<u8>),
     /// Signed 8-bit integers.
-    I8(Vec<i8>),
+    I8(Elements<i8>),
     /// Signed 32-bit integers.
-    I32(Vec<i32>),
+    I32(Elements<i32>),
     /// Signed 64-bit integers.
-    I64(Vec<i64>),
+    I64(Elements<i64>),
 }
 
 /// The elements of a borrowed tensor.
@@ -90,7 +152,7 @@ macro_rules! element {
         impl Tensor {
             #[doc = concat!("A tensor of ", stringify!($type), "; fails unless `data` has as many elements as `shape`.")]
             pub fn $make(shape: impl Into<Vec<usize>>, data: Vec<$type>) -> Result<Self, Error> {
-                Self::new(shape, TensorData::$variant(data))
+                Self::new(shape, TensorData::$variant(data.into()))
             }
 
             #[doc = concat!("The elements, if they are ", stringify!($type), ".")]
@@ -102,7 +164,7 @@ macro_rules! element {
             }
 
             #[doc = concat!("The elements without a copy, if they are ", stringify!($type), ".")]
-            pub fn $into(self) -> Result<Vec<$type>, Error> {
+            pub fn $into(self) -> Result<Elements<$type>, Error> {
                 let found = self.element_type();
                 match self.data {
                     TensorData::$variant(data) => Ok(data),
@@ -225,10 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_an_engine_is_read_where_it_lies_and_copied_when_a_vector_is_wanted() {
+        let elements = Elements::of_engine([1u8, 2, 3]);
+        let at = elements.as_ptr();
+        let tensor = Tensor::new([3], TensorData::U8(elements)).unwrap();
+        assert_eq!(tensor, Tensor::u8([3], vec![1, 2, 3]).unwrap());
+        assert_eq!(tensor.clone(), tensor);
+        let elements = tensor.into_u8().unwrap();
+        assert_eq!(elements.as_ptr(), at);
+        assert_eq!(Vec::from(elements), [1, 2, 3]);
+    }
+
+    #[test]
     fn elements_come_out_as_the_type_they_have_or_not_at_all() {
         let tensor = Tensor::u8([2], vec![1, 2]).unwrap();
         assert_eq!(tensor.as_u8().unwrap(), [1, 2]);
         assert_eq!(tensor.as_f32().unwrap_err().to_string(), "the tensor holds u8, and f32 was asked for");
-        assert_eq!(tensor.into_u8().unwrap(), [1, 2]);
+        assert_eq!(Vec::from(tensor.into_u8().unwrap()), [1, 2]);
     }
 }

@@ -1,4 +1,5 @@
 //! What the tests across rooms share: sources, bundles, engines, and a reading of the container of its own.
+#![forbid(unsafe_code)]
 
 mod camera;
 mod container;

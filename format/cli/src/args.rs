@@ -1,5 +1,6 @@
 //! Options that several subcommands have.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -49,6 +50,20 @@ pub(crate) struct ReportArgs {
     /// Print more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// How pictures are read and measured.
+#[derive(Debug, Args)]
+pub(crate) struct MeasuringArgs {
+    /// Graph of the SqueezeNet feature distance (inputs `a`, `b`; output `distance`); without it that is not measured
+    #[arg(long, value_name = "PATH")]
+    pub feature_model: Option<PathBuf>,
+    /// Refuse pictures that need more
+    #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
+    pub max_memory: Bytes,
+    /// Print errors only
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 /// A number of threads: `all` or a count.

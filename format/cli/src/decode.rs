@@ -139,9 +139,9 @@ impl Decode {
         let coding = started.elapsed().as_secs_f64();
         let times = decoder.stage_times();
         let (width, height) = (picture.width(), picture.height());
-        let (written, notes) = sink::write(picture, format)?;
         job.make_folder()?;
-        job.output.write(&written, self.no_overwrite)?;
+        let (written, notes) =
+            job.output.write_with(self.no_overwrite, |out| sink::write(picture, format, out))?;
         files::count_finished();
 
         let pixels = u64::from(width) * u64::from(height);
@@ -152,7 +152,7 @@ impl Decode {
             "{} -> {}: {width}x{height}, {size} bytes ({bpp:.4} bpp) to {} bytes, {:.2} s, {speed:.2} MP/s",
             job.input.name(),
             job.output.name(),
-            written.len(),
+            written,
             began.elapsed().as_secs_f64()
         );
         if self.report.verbose > 0 {
@@ -174,7 +174,7 @@ impl Decode {
             "bpp": bpp,
             "quality": header.quality,
             "model": header.bundle.to_string(),
-            "output_bytes": written.len(),
+            "output_bytes": written,
             "seconds": began.elapsed().as_secs_f64(),
             "megapixels_per_second": speed,
             "notes": notes,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -80,20 +80,78 @@ impl Output {
 
     /// Writes all of it. A file appears whole or not at all, also when the run is stopped.
     pub fn write(&self, bytes: &[u8], no_overwrite: bool) -> Result<(), Failure> {
+        self.write_with(no_overwrite, |out| out.write_all(bytes).map_err(Unwritten::Io))
+    }
+
+    /// The same of what `write` makes, which goes to a file as it comes.
+    pub fn write_with<T>(
+        &self,
+        no_overwrite: bool,
+        write: impl FnOnce(&mut dyn Target) -> Result<T, Unwritten>,
+    ) -> Result<T, Failure> {
         let failed = |error: io::Error| Failure::output(Code::Io, &self.name(), &error);
+        let unwritten = |error| match error {
+            Unwritten::Io(error) => failed(error),
+            Unwritten::Other(failure) => failure,
+        };
         let path = match self {
-            Output::Stdout => return output::result_bytes(bytes).map_err(failed),
+            Output::Stdout => {
+                let (made, bytes) = in_memory(write).map_err(unwritten)?;
+                return output::result_bytes(&bytes).map(|()| made).map_err(failed);
+            }
             Output::File(path) => path,
         };
         // What a link points to is written, and the link stays; a device or a pipe cannot be replaced, only written to.
         let path = &path.canonicalize().unwrap_or_else(|_| path.clone());
         if path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir()) {
             let mut file = File::options().write(true).open(path).map_err(failed)?;
-            return file.write_all(bytes).and_then(|()| file.flush()).map_err(failed);
+            let (made, bytes) = in_memory(write).map_err(unwritten)?;
+            return file.write_all(&bytes).and_then(|()| file.flush()).map(|()| made).map_err(failed);
         }
         let _writing = PUBLISHING.read().unwrap_or_else(PoisonError::into_inner);
         self.check_free(no_overwrite)?;
-        image_sdl::write_whole(path, bytes).map_err(failed)
+        image_sdl::write_whole_with(path, |file| {
+            let mut buffered = BufWriter::new(file);
+            let made = write(&mut buffered)?;
+            buffered.flush()?;
+            Ok(made)
+        })
+        .map_err(unwritten)
+    }
+}
+
+/// What goes where nothing can be found again is made here first.
+fn in_memory<T>(
+    write: impl FnOnce(&mut dyn Target) -> Result<T, Unwritten>,
+) -> Result<(T, Vec<u8>), Unwritten> {
+    let mut bytes = Cursor::new(Vec::new());
+    let made = write(&mut bytes)?;
+    Ok((made, bytes.into_inner()))
+}
+
+/// What a picture can be written to.
+pub(crate) trait Target: Write + Seek {}
+
+impl<T: Write + Seek> Target for T {}
+
+/// Why nothing was written.
+pub(crate) enum Unwritten {
+    Io(io::Error),
+    Other(Failure),
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Unwritten::Io(error)
+    }
+}
+
+impl From<image::ImageError> for Unwritten {
+    fn from(error: image::ImageError) -> Self {
+        match error {
+            image::ImageError::IoError(error) => Unwritten::Io(error),
+            other => Unwritten::Other(other.into()),
+        }
     }
 }
 

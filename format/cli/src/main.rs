@@ -2,7 +2,6 @@
 //!
 //! One module a subcommand. What they share: `args` (options), `files` (which inputs, which outputs, whole files),
 //! `batch` (many files at once, reports, exit code), `source` and `sink` (pictures in other formats), `models`.
-#![forbid(unsafe_code)]
 
 mod args;
 mod batch;
@@ -11,6 +10,7 @@ mod compare;
 mod decode;
 mod doctor;
 mod encode;
+mod environment;
 mod failure;
 mod files;
 mod info;
@@ -21,8 +21,6 @@ mod progress;
 mod sink;
 mod source;
 mod verify;
-
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -72,7 +70,8 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
+fn main() {
+    environment::prepare();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Encode(command) => command.run(),
@@ -86,13 +85,14 @@ fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Completions { shell } => completions(shell),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) => 0,
         Err(failure) => {
             failure.print();
-            ExitCode::from(failure.code as u8)
+            failure.code as u8
         }
-    }
+    };
+    environment::leave(code)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

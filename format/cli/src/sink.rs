@@ -1,6 +1,6 @@
 //! Pictures written in other formats, with as much of their metadata as those take.
 
-use std::io::Cursor;
+use std::io::{Cursor, SeekFrom};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -9,7 +9,7 @@ use image::codecs::{bmp, jpeg, png, qoi, tga, tiff, webp};
 use image::{DynamicImage, ImageEncoder};
 use image_sdl::{Metadata, Picture, decode_dynamic};
 
-use crate::failure::Failure;
+use crate::files::{Target, Unwritten};
 
 /// JPEG keeps what was decoded to within what nobody sees; more only costs bytes.
 const JPEG_QUALITY: u8 = 95;
@@ -90,46 +90,62 @@ impl Format {
     }
 }
 
-/// The bytes of the picture in a format, and what was lost on the way.
-pub(crate) fn write(mut picture: Picture, format: Format) -> Result<(Vec<u8>, Vec<String>), Failure> {
+/// Writes the picture in a format: how many bytes it took, and what was lost on the way.
+pub(crate) fn write(
+    mut picture: Picture,
+    format: Format,
+    out: &mut dyn Target,
+) -> Result<(u64, Vec<String>), Unwritten> {
     let mut notes = Vec::new();
     let alpha = picture.alpha().is_some();
     if alpha && !format.has_alpha() {
         notes.push(format!("{} has no alpha plane; it is left out", format.extension()));
     }
     let metadata = &std::mem::take(&mut picture.metadata);
-    let image = format.layout(decode_dynamic(picture)?);
-    // What is not compressed fills it, with room for a header.
-    let mut bytes = Vec::with_capacity(image.as_bytes().len() + 4096);
-    let out = Cursor::new(&mut bytes);
-    let finish = Finish { image: &image, metadata, format, notes: &mut notes };
+    let image = decode_dynamic(picture).map_err(|error| Unwritten::Other(error.into()))?;
+    let image = &format.layout(image);
+    match &metadata.xmp {
+        None => encode(image, metadata, format, out, &mut notes)?,
+        // It is put in its place behind what comes first, when that is there.
+        Some(xmp) => {
+            let mut bytes = Cursor::new(Vec::new());
+            encode(image, metadata, format, &mut bytes, &mut notes)?;
+            let mut bytes = bytes.into_inner();
+            let put = match format {
+                Format::Png => put_xmp_in_png(&mut bytes, xmp),
+                Format::Jpeg => put_xmp_in_jpeg(&mut bytes, xmp),
+                _ => false,
+            };
+            if !put {
+                notes.push(format!("its XMP cannot be written as {} and is left out", format.extension()));
+            }
+            out.write_all(&bytes)?;
+        }
+    }
+    Ok((out.seek(SeekFrom::End(0))?, notes))
+}
+
+fn encode(
+    image: &DynamicImage,
+    metadata: &Metadata,
+    format: Format,
+    mut out: &mut dyn Target,
+    notes: &mut Vec<String>,
+) -> Result<(), Unwritten> {
+    let finish = Finish { image, metadata, format, notes };
     let binary = SampleEncoding::Binary;
-    match format {
+    Ok(match format {
         Format::Png => finish.with(png::PngEncoder::new(out)),
         Format::Jpeg => finish.with(jpeg::JpegEncoder::new_with_quality(out, JPEG_QUALITY)),
         Format::Webp => finish.with(webp::WebPEncoder::new_lossless(out)),
         Format::Tiff => finish.with(tiff::TiffEncoder::new(out)),
-        Format::Bmp => {
-            let mut out = out;
-            finish.with(bmp::BmpEncoder::new(&mut out))
-        }
+        Format::Bmp => finish.with(bmp::BmpEncoder::new(&mut out)),
         Format::Tga => finish.with(tga::TgaEncoder::new(out)),
         Format::Qoi => finish.with(qoi::QoiEncoder::new(out)),
         Format::Ppm => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::Pixmap(binary))),
         Format::Pgm => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::Graymap(binary))),
         Format::Pam => finish.with(PnmEncoder::new(out).with_subtype(PnmSubtype::ArbitraryMap)),
-    }?;
-    if let Some(xmp) = &metadata.xmp {
-        let put = match format {
-            Format::Png => put_xmp_in_png(&mut bytes, xmp),
-            Format::Jpeg => put_xmp_in_jpeg(&mut bytes, xmp),
-            _ => false,
-        };
-        if !put {
-            notes.push(format!("its XMP cannot be written as {} and is left out", format.extension()));
-        }
-    }
-    Ok((bytes, notes))
+    }?)
 }
 
 struct Finish<'a> {
@@ -140,7 +156,7 @@ struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    fn with<E: ImageEncoder>(self, mut encoder: E) -> Result<(), Failure> {
+    fn with<E: ImageEncoder>(self, mut encoder: E) -> image::ImageResult<()> {
         let extension = self.format.extension();
         if let Some(icc) = &self.metadata.icc
             && encoder.set_icc_profile(icc.clone()).is_err()
@@ -154,7 +170,7 @@ impl Finish<'_> {
         {
             self.notes.push(format!("its Exif cannot be written as {extension} and is left out"));
         }
-        Ok(self.image.write_with_encoder(encoder)?)
+        self.image.write_with_encoder(encoder)
     }
 }
 

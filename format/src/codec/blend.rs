@@ -1,12 +1,12 @@
 //! Latent to pixels by a tile plan: windows that overlap and fade into each other (docs/FORMAT.md section 6.5).
 
-use sdl_onnx::{Graph, TensorData};
+use sdl_onnx::Graph;
 
 use super::model::Model;
 use super::parallel;
 use super::plan::{self, TilePlan};
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{self, Latent, luma};
+use super::synthesis::{self, Latent, Levels, luma};
 use super::tiles::Rect;
 use crate::latent::trained::Grid;
 use crate::{Colour, Error};
@@ -116,17 +116,10 @@ impl Blending<'_> {
 
     /// What the synthesis makes of a window, interleaved.
     fn window(&self, window: Rect) -> Result<Vec<u16>, Error> {
-        let (layout, data) = synthesis::run(self.model, self.graph, self.latent, self.grid, window)?;
-        let pixels = &self.model.bundle().manifest().pixels;
-        let fine: Vec<u16> = match data {
-            TensorData::U8(bytes) => bytes.iter().map(|&v| u16::from(v) << 8).collect(),
-            TensorData::F32(values) => {
-                let [low, high] = pixels.range;
-                let scale = 255.0 / (high - low);
-                let one = |v: &f32| (((v - low) * scale).clamp(0.0, 255.0) * FINE).round_ties_even() as u16;
-                values.iter().map(one).collect()
-            }
-            _ => return Err(Error::corrupt("the synthesis graph returns neither bytes nor floating point")),
+        let (layout, levels) = synthesis::run(self.model, self.graph, self.latent, self.grid, window)?;
+        let fine: Vec<u16> = match levels {
+            Levels::Bytes(bytes) => bytes.iter().map(|&v| u16::from(v) << 8).collect(),
+            Levels::Fine(values) => values.iter().map(|v| (v * FINE).round_ties_even() as u16).collect(),
         };
         let stride = self.model.stride();
         let mut interleaved = vec![0; fine.len()];

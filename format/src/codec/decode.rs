@@ -4,7 +4,7 @@ use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sdl_onnx::{Graph, role};
+use sdl_onnx::{Elements, Graph, role};
 
 use super::blend::Blending;
 use super::delta::{Kept, Reference, ReferenceName};
@@ -13,7 +13,7 @@ use super::encode::hyper_mean;
 use super::model::{self, Model, Settings};
 use super::plan::TilePlan;
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{self, Latent, Synthesis, synthesise};
+use super::synthesis::{self, Latent, Rendered, Synthesis};
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
@@ -308,17 +308,17 @@ impl<R: Read> Decoder<R> {
         before: Option<&Reference>,
         options: &DecodeOptions,
     ) -> Result<Option<Reference>, Error> {
-        let known = self.read_latent(before.map(|before| &*before.0), options)?;
+        let (known, tiles) = self.read_latent(before.map(|before| &*before.0), options)?;
         let header = self.header();
-        let kept = known.tiles.is_some().then(|| Kept {
+        let kept = tiles.map(|tiles| Kept {
             name: ReferenceName::from_hash(&self.chunks.hash()),
             size: (header.width.into(), header.height.into()),
             bundle: header.bundle,
             alpha: known.parts.alpha.clone(),
-            tiles: Vec::new(),
+            tiles,
         });
-        let known = self.known.insert(known);
-        Ok(kept.zip(known.tiles.take()).map(|(kept, tiles)| Reference(Arc::new(Kept { tiles, ..kept }))))
+        self.known = Some(known);
+        Ok(kept.map(|kept| Reference(Arc::new(kept))))
     }
 
     /// Decodes the picture. Can be called once; the input has been read after it.
@@ -330,9 +330,10 @@ impl<R: Read> Decoder<R> {
         let start = Instant::now();
         let known = match self.known.take() {
             Some(known) => known,
-            None => self.read_latent(None, options)?,
+            // The tiles, a second copy of the latent, are for the picture after this one.
+            None => self.read_latent(None, options)?.0,
         };
-        let Known { model, parts, grid, latent, .. } = known;
+        let Known { model, parts, grid, latent } = known;
         let latent = self.denoise(&model, grid, latent, options)?;
         let header = self.header().clone();
         let (width, height) = (u32::from(header.width), u32::from(header.height));
@@ -367,13 +368,14 @@ impl<R: Read> Decoder<R> {
         self.times.total = start.elapsed();
         Ok(picture)
     }
+
     /// Decodes everything but the pixels: every chunk, every symbol, the latent and its checksum.
     ///
     /// # Errors
     ///
     /// As [`decode`](Self::decode).
     pub fn verify(&mut self, options: &DecodeOptions) -> Result<Verified, Error> {
-        let Known { parts, .. } = self.read_latent(None, options)?;
+        let (Known { parts, .. }, _) = self.read_latent(None, options)?;
         if let Some((depth, payload)) = &parts.alpha {
             alpha::decode(
                 payload,
@@ -385,8 +387,12 @@ impl<R: Read> Decoder<R> {
         Ok(Verified { tiles: parts.latents.len(), metadata: self.metadata.clone() })
     }
 
-    /// Everything but the pixels.
-    fn read_latent(&mut self, before: Option<&Kept>, options: &DecodeOptions) -> Result<Known, Error> {
+    /// Everything but the pixels; with trained tables also the tiles, which a delta picture after this one needs.
+    fn read_latent(
+        &mut self,
+        before: Option<&Kept>,
+        options: &DecodeOptions,
+    ) -> Result<(Known, Option<Vec<TileState>>), Error> {
         let model = self.model_for_file(options)?;
         let mut parts = self.read_parts(&model, options)?;
         let before = match parts.before {
@@ -400,7 +406,7 @@ impl<R: Read> Decoder<R> {
             return Err(Error::corrupt("the alpha plane is missing, or there is one where none belongs"));
         }
         let (grid, latent, tiles) = self.decode_latent(&model, &parts, before, options)?;
-        Ok(Known { model, parts, grid, latent, tiles })
+        Ok((Known { model, parts, grid, latent }, tiles))
     }
 
     /// The picture that a delta picture is coded against.
@@ -633,35 +639,21 @@ impl Windows<'_> {
     ) -> Result<Vec<u8>, Error> {
         let Windows { model, graph, latent, grid, at_once } = *self;
         let windows = synthesis::windows(model, grid, at_once);
-        let stride = model.stride();
-        let (width, height) = (size.0 as usize, size.1 as usize);
-        let row = width * colour.channels();
-        let mut pixels = vec![0u8; row * height];
-        // A row of windows at a time: what waits to be copied stays small beside the picture.
-        let mut rest = windows.as_slice();
-        while let Some(first) = rest.first() {
-            tell(progress, Stage::Synthesis, windows.len() - rest.len(), windows.len())?;
-            let count = rest.iter().take_while(|w| w.y == first.y).count().max(at_once).min(rest.len());
-            let (now, later) = rest.split_at(count);
-            let parts = parallel::map(now, at_once, |_, &window| {
-                synthesise(model, graph, latent, grid, window, size, colour)
-            })?;
-            for (window, part) in now.iter().zip(parts) {
-                let rows = (window.height * stride).min(height - window.y * stride);
-                let bytes = part.len() / rows;
-                for (y, line) in part.chunks_exact(bytes).enumerate() {
-                    let at = (window.y * stride + y) * row + window.x * stride * colour.channels();
-                    pixels[at..at + bytes].copy_from_slice(line);
-                }
-            }
-            rest = later;
+        let mut pixels = vec![0u8; size.0 as usize * size.1 as usize * colour.channels()];
+        // A few windows at a time: what waits to be put in its place stays small beside the picture.
+        let at_a_time = if at_once > 1 { 2 * at_once } else { 1 };
+        for (done, now) in windows.chunks(at_a_time).enumerate() {
+            tell(progress, Stage::Synthesis, done * at_a_time, windows.len())?;
+            let parts =
+                parallel::map(now, at_once, |_, &window| Rendered::new(model, graph, latent, grid, window))?;
+            parts.iter().for_each(|part| part.place(&mut pixels, size, colour));
         }
         Ok(pixels)
     }
 }
 
 /// From a hyper-latent to the means.
-type HyperSynthesis<'a> = dyn FnMut(&[i8]) -> Result<Vec<f32>, Error> + 'a;
+type HyperSynthesis<'a> = dyn FnMut(&[i8]) -> Result<Elements<f32>, Error> + 'a;
 
 /// A tile of a key picture.
 fn key_tile(
@@ -711,7 +703,6 @@ struct Known {
     parts: Parts,
     grid: Grid,
     latent: Latent,
-    tiles: Option<Vec<TileState>>,
 }
 
 /// The chunks that make the picture.

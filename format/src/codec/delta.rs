@@ -12,7 +12,7 @@ use sdl_onnx::Graph;
 use super::decode::{DecodeOptions, Decoder};
 use super::encode::{EncodeOptions, Encoded, Encoder, Hyper, Point, STRENGTH, hyper_mean, payload};
 use super::model::Model;
-use crate::entropy::RangeEncoder;
+use crate::entropy::{CdfTable, RangeEncoder};
 use crate::latent::delta::{Mode, Plan, SHRINKS, Sides, TileState};
 use crate::latent::trained::{Grid, Tables, quantise};
 use crate::{AlphaDepth, BundleRef, Error, Picture};
@@ -67,10 +67,7 @@ impl Reference {
 /// A picture whose analysis is done: what is left needs the picture before.
 ///
 /// This is for programs that encode several pictures of a sequence at a time; [`SequenceEncoder`] is simpler.
-pub struct Analysed<'a> {
-    encoder: Encoder<'a>,
-    options: EncodeOptions,
-}
+pub struct Analysed<'a>(Encoder<'a>);
 
 impl<'a> Analysed<'a> {
     /// Runs the analysis graph.
@@ -80,7 +77,7 @@ impl<'a> Analysed<'a> {
     /// [`Error::Parameter`] for bad options, and for a model without trained tables: only those can code changes. [`Error::Model`].
     pub fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         check(model)?;
-        Ok(Analysed { encoder: Encoder::checked(model, picture, options)?, options: options.clone() })
+        Ok(Analysed(Encoder::checked(model, picture, options)?))
     }
 
     /// The file: a delta picture if there is a picture `before` of the same size, model and depth of alpha, else a key picture. And what
@@ -90,9 +87,9 @@ impl<'a> Analysed<'a> {
     ///
     /// [`Error::Target`] where the size asked for cannot be reached, [`Error::Model`].
     pub fn encode(&self, before: Option<&Reference>) -> Result<(Encoded, Reference), Error> {
-        let before = before.filter(|before| self.encoder.follows(&before.0));
-        let (encoded, tiles) = self.encoder.encode(&self.options, before.map(|before| &*before.0))?;
-        let kept = self.encoder.kept(ReferenceName::of(&encoded.bytes), tiles);
+        let before = before.filter(|before| self.0.follows(&before.0));
+        let (encoded, tiles) = self.0.encode(before.map(|before| &*before.0))?;
+        let kept = self.0.kept(ReferenceName::of(&encoded.bytes), tiles);
         Ok((encoded, Reference(Arc::new(kept))))
     }
 }
@@ -210,22 +207,13 @@ pub(super) fn delta_tile(
     }
     let z = merge(&plan, &renewed, &before.hyper);
     let mean = hyper_mean(synthesis, &z, tables, grid)?;
-    plan.shrink = trial.narrowest(&plan, &z, &mean, before)?;
+    let sides = Sides { z: &z, mean: &mean, before: &before.latent };
+    plan.shrink = trial.narrowest(&plan, sides)?;
 
     let mut encoder = RangeEncoder::new();
     plan.encode(grid, &mut encoder);
     tables.encode_renewed(level, &z, &plan, &mut encoder)?;
-    let coded = tables.walk_delta(
-        level,
-        Sides { z: &z, mean: &mean, before: &before.latent },
-        &plan,
-        grid,
-        |table, at, mode, mean| {
-            let symbol = trial.quantise(table, at, mode, mean, before);
-            encoder.encode_symbol(table, symbol)?;
-            Ok(symbol)
-        },
-    )?;
+    let coded = trial.walk(&plan, sides, |table, _, symbol| Ok(encoder.encode_symbol(table, symbol)?))?;
     Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
 }
 
@@ -260,20 +248,24 @@ impl Trial<'_> {
         (c, self.scaled[c * padded.area() + y * padded.width + x])
     }
 
-    fn quantise(
+    /// Quantises what `plan` does not skip: the latent that comes of it. `coded` gets the table, the place and the symbol.
+    fn walk(
         &self,
-        table: &crate::entropy::CdfTable,
-        at: usize,
-        mode: Mode,
-        mean: i32,
-        before: &TileState,
-    ) -> i32 {
-        let (c, value) = self.scaled(at);
-        let start = match mode {
-            Mode::Inter => f32::from(before.latent[at]) * self.symbols_per_unit(c),
-            _ => 0.0,
-        };
-        quantise(value - start - mean as f32 / 16.0, table, self.point.strength)
+        plan: &Plan,
+        sides: Sides<'_>,
+        mut coded: impl FnMut(&CdfTable, usize, i32) -> Result<(), Error>,
+    ) -> Result<Vec<i16>, Error> {
+        let Point { quality, strength, .. } = self.point;
+        self.tables.walk_delta(quality, sides, plan, self.grid, |table, at, mode, mean| {
+            let (c, value) = self.scaled(at);
+            let start = match mode {
+                Mode::Inter => f32::from(sides.before[at]) * self.symbols_per_unit(c),
+                _ => 0.0,
+            };
+            let symbol = quantise(value - start - mean as f32 / 16.0, table, strength);
+            coded(table, at, symbol)?;
+            Ok(symbol)
+        })
     }
 
     /// Squared error of each position, in symbol units, all channels together.
@@ -291,29 +283,14 @@ impl Trial<'_> {
     }
 
     /// Error plus weighted bits of every position, all of them in `mode`.
-    fn costs(
-        &self,
-        mode: Mode,
-        shrink: u8,
-        z: &[i8],
-        mean: &[f32],
-        before: &TileState,
-    ) -> Result<Vec<f32>, Error> {
+    fn costs(&self, mode: Mode, shrink: u8, sides: Sides<'_>) -> Result<Vec<f32>, Error> {
         let area = self.grid.area();
         let plan = Plan { modes: vec![mode; area], shrink, ..Plan::still(self.grid) };
         let mut bits = vec![0u32; area];
-        let (tables, level) = (self.tables, self.point.quality);
-        let latent = tables.walk_delta(
-            level,
-            Sides { z, mean, before: &before.latent },
-            &plan,
-            self.grid,
-            |table, at, mode, mean| {
-                let symbol = self.quantise(table, at, mode, mean, before);
-                bits[at % area] += table.cost(symbol);
-                Ok(symbol)
-            },
-        )?;
+        let latent = self.walk(&plan, sides, |table, at, symbol| {
+            bits[at % area] += table.cost(symbol);
+            Ok(())
+        })?;
         let cost = |(error, bits): (f32, u32)| error + MODE_STRENGTH * (bits as f32 / 256.0 + MODE_BITS);
         Ok(self.errors(&latent).into_iter().zip(bits).map(cost).collect())
     }
@@ -323,8 +300,9 @@ impl Trial<'_> {
         let mut plan = Plan::still(self.grid);
         let skip = self.errors(&before.latent);
         let mean = hyper_mean(synthesis, renewed, self.tables, self.grid)?;
-        let intra = self.costs(Mode::Intra, 0, renewed, &mean, before)?;
-        let inter = self.costs(Mode::Inter, SHRINKS / 2, renewed, &mean, before)?;
+        let sides = Sides { z: renewed, mean: &mean, before: &before.latent };
+        let intra = self.costs(Mode::Intra, 0, sides)?;
+        let inter = self.costs(Mode::Inter, SHRINKS / 2, sides)?;
         for (at, mode) in plan.modes.iter_mut().enumerate() {
             let mut best = skip[at];
             for (cost, other) in [(inter[at], Mode::Inter), (intra[at], Mode::Intra)] {
@@ -339,26 +317,17 @@ impl Trial<'_> {
     }
 
     /// The shrink with which the changes that were chosen take the fewest bits.
-    fn narrowest(&self, plan: &Plan, z: &[i8], mean: &[f32], before: &TileState) -> Result<u8, Error> {
+    fn narrowest(&self, plan: &Plan, sides: Sides<'_>) -> Result<u8, Error> {
         if !plan.modes.contains(&Mode::Inter) {
             return Ok(0);
         }
         let mut best = (u32::MAX, 0);
         for shrink in (0..SHRINKS).step_by(3) {
-            let plan = Plan { shrink, ..plan.clone() };
             let mut bits = 0;
-            let (tables, level) = (self.tables, self.point.quality);
-            tables.walk_delta(
-                level,
-                Sides { z, mean, before: &before.latent },
-                &plan,
-                self.grid,
-                |table, at, mode, mean| {
-                    let symbol = self.quantise(table, at, mode, mean, before);
-                    bits += table.cost(symbol);
-                    Ok(symbol)
-                },
-            )?;
+            self.walk(&Plan { shrink, ..plan.clone() }, sides, |table, _, symbol| {
+                bits += table.cost(symbol);
+                Ok(())
+            })?;
             best = best.min((bits, shrink));
         }
         Ok(best.1)

@@ -231,7 +231,7 @@ impl Denoiser {
         if result.shape() != shape {
             return Err(Error::corrupt(format!("the denoiser returned {:?} for {shape:?}", result.shape())));
         }
-        Ok(result.into_f32()?)
+        Ok(result.into_f32()?.into())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sdl_onnx::{Graph, TensorView, role};
+use sdl_onnx::{Elements, Graph, TensorView, role};
 
 use super::decode::{DecodeOptions, Decoder, place};
 use super::delta::{Kept, ReferenceName, delta_tile};
@@ -248,7 +248,7 @@ pub(crate) fn model_of(options: &EncodeOptions) -> Result<Model, Error> {
 ///
 /// As [`encode`].
 pub fn encode_with(model: &Model, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
-    Ok(Encoder::checked(model, picture, options)?.encode(options, None)?.0)
+    Ok(Encoder::checked(model, picture, options)?.encode(None)?.0)
 }
 
 /// Where on the curve of rate and distortion to encode.
@@ -358,8 +358,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// A file of this quality, denoised as the options say without a search.
-    pub fn point(&self, quality: u8, strength: f32) -> Point {
+    /// A file of this quality, whose latent is coded by `coder`, denoised as the options say without a search.
+    fn point(&self, quality: u8, strength: f32, coder: &Coder) -> Point {
         let abar = self.schedule.as_deref();
         let denoising = abar.and_then(|abar| match self.options.denoise {
             Denoise::Strength(strength, steps) => {
@@ -367,11 +367,11 @@ impl<'a> Encoder<'a> {
                 Denoising { timestep, steps }.in_steps(steps)
             }
             _ => {
-                let step = match self.coder(quality) {
+                let step = match coder {
                     Coder::Trained => return None,
                     Coder::Scalar(quantiser) => f64::from(quantiser.mean_step()),
                     Coder::Vectors { codebook, indices, .. } => {
-                        (12.0 * self.error(&codebook.latent(&indices))).sqrt()
+                        (12.0 * self.error(&codebook.latent(indices))).sqrt()
                     }
                 };
                 denoise::matching_timestep(abar, step).map(|timestep| Denoising { timestep, steps: 1 })
@@ -381,13 +381,13 @@ impl<'a> Encoder<'a> {
     }
 
     /// The file that the options ask for, against the picture `before` if one is given.
-    pub fn encode(
-        &self,
-        options: &EncodeOptions,
-        before: Option<&Kept>,
-    ) -> Result<(Encoded, Vec<TileState>), Error> {
+    pub fn encode(&self, before: Option<&Kept>) -> Result<(Encoded, Vec<TileState>), Error> {
+        let options = &self.options;
         let strength = options.strength();
-        let file = |quality, strength| self.file(self.point(quality, strength), before);
+        let file = |quality, strength| {
+            let coder = self.coder(quality);
+            self.file(self.point(quality, strength, &coder), &coder, before)
+        };
         let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
         let coded = match options.rate {
             Rate::Quality(quality) => file(quality, strength)?,
@@ -423,8 +423,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The whole file.
-    fn file(&self, point: Point, before: Option<&Kept>) -> Result<Coded, Error> {
+    /// The whole file. `coder` is the one of the point's quality: to find it takes long.
+    fn file(&self, point: Point, coder: &Coder, before: Option<&Kept>) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -455,8 +455,7 @@ impl<'a> Encoder<'a> {
         {
             writer.push(chunk_type::PLAN, plan.to_bytes());
         }
-        let coder = self.coder(point.quality);
-        match &coder {
+        match coder {
             Coder::Scalar(quantiser) => writer.push(chunk_type::QUANTISER, quantiser.to_bytes()),
             Coder::Vectors { palette: Some(palette), .. } => {
                 writer.push(chunk_type::QUANTISER, palette.to_bytes()?);
@@ -469,7 +468,7 @@ impl<'a> Encoder<'a> {
         }
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
             let grid = rect.grid();
-            match (&coder, self.model.tables(), &self.hyper, before) {
+            match (coder, self.model.tables(), &self.hyper, before) {
                 (Coder::Trained, Some(tables), Some(hyper), Some(before)) => {
                     let (payload, state) =
                         delta_tile(tables, hyper, grid, latent, point, &before.tiles[tile])?;
@@ -557,13 +556,14 @@ impl<'a> Encoder<'a> {
     /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
         const COARSER: [u8; 4] = [0, 2, 4, 8];
-        let plain = self.file(Point { denoising: None, ..point }, None)?.encoded;
+        let plain = self.file(Point { denoising: None, ..point }, &self.coder(point.quality), None)?.encoded;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;
         let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
         for (round, quality) in qualities.take(if coarser { COARSER.len() } else { 1 }).enumerate() {
             let mut nearest = (allowed, None);
-            let candidates = self.candidates(quality, point.strength);
+            let coder = self.coder(quality);
+            let candidates = self.candidates(quality, point.strength, &coder);
             for (done, &candidate) in candidates.iter().enumerate() {
                 tell(
                     &self.options.progress,
@@ -571,7 +571,7 @@ impl<'a> Encoder<'a> {
                     round * candidates.len() + done,
                     COARSER.len() * candidates.len(),
                 )?;
-                let file = self.file(candidate, None)?.encoded;
+                let file = self.file(candidate, &coder, None)?.encoded;
                 let distance = self.distance(&file.bytes)?;
                 if distance < nearest.0 {
                     nearest = (distance, Some(file));
@@ -585,10 +585,10 @@ impl<'a> Encoder<'a> {
         Ok(best)
     }
 
-    fn candidates(&self, quality: u8, strength: f32) -> Vec<Point> {
+    fn candidates(&self, quality: u8, strength: f32, coder: &Coder) -> Vec<Point> {
         const PARTS: [f64; 4] = [0.25, 0.5, 1.0, 1.5];
         const STEPS: [u8; 3] = [1, 2, 4];
-        let matching = self.point(quality, strength);
+        let matching = self.point(quality, strength, coder);
         let Some(Denoising { timestep, .. }) = matching.denoising else { return Vec::new() };
         let last = self.schedule.as_ref().map_or(0, |abar| abar.len() - 1);
         let timesteps =
@@ -752,7 +752,7 @@ pub(crate) fn hyper_mean(
     z: &[i8],
     tables: &Tables,
     grid: Grid,
-) -> Result<Vec<f32>, Error> {
+) -> Result<Elements<f32>, Error> {
     let hyper = grid.hyper();
     let input: Vec<f32> = z.iter().map(|&v| f32::from(v)).collect();
     let shape = [1, tables.hyper_channels, hyper.height, hyper.width];
@@ -764,7 +764,7 @@ pub(crate) fn hyper_mean(
 }
 
 /// One input, one output, floating point.
-fn run(graph: &dyn Graph, input: &TensorView<'_>) -> Result<Vec<f32>, Error> {
+fn run(graph: &dyn Graph, input: &TensorView<'_>) -> Result<Elements<f32>, Error> {
     let result = graph.run(&[(&graph.inputs()[0].name, *input)], &[&graph.outputs()[0].name])?;
     let tensor = result.into_iter().next().ok_or_else(|| Error::corrupt("a graph returned nothing"))?;
     Ok(tensor.into_f32()?)

@@ -11,9 +11,10 @@ use super::tiles::Rect;
 use crate::Error;
 use crate::latent::trained::Grid;
 
-/// The native size of a bundle that names none, in latent positions.
+/// The native size of a bundle that names none, or 0, in latent positions.
 pub(crate) const NATIVE: usize = 64;
-const DEFAULT_MARGIN: usize = 8;
+/// The margin of a bundle that names none.
+const MARGIN: usize = 8;
 
 /// Windows of `size` x `size` latent positions, neighbours at least `overlap` over each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub(crate) fn native(model: &Model) -> usize {
     tiling.map(|tiling| tiling.size).filter(|&size| size > 0).unwrap_or(NATIVE)
 }
 
+/// Latent positions around a window that its pixels depend on.
+pub(crate) fn margin(model: &Model) -> usize {
+    model.bundle().manifest().tiling.as_ref().map_or(MARGIN, |tiling| tiling.margin)
+}
+
 impl TilePlan {
     /// The plan for a picture of this grid, if it needs one.
     pub fn of(model: &Model, grid: Grid) -> Option<Self> {
@@ -35,9 +41,7 @@ impl TilePlan {
         if grid.height.max(grid.width) <= size || size < 2 {
             return None;
         }
-        let tiling = model.bundle().manifest().tiling.as_ref();
-        let margin = tiling.map_or(DEFAULT_MARGIN, |tiling| tiling.margin);
-        Some(TilePlan { size, overlap: (2 * margin).clamp(1, size / 2) })
+        Some(TilePlan { size, overlap: (2 * margin(model)).clamp(1, size / 2) })
     }
 
     /// The payload of its chunk.

@@ -3,18 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sdl_onnx::{Graph, TensorData, TensorView, role};
+use sdl_onnx::{Elements, Graph, TensorData, TensorView, role};
 
 use super::model::Model;
+use super::plan;
 use super::tiles::{Rect, cut};
 use crate::latent::trained::Grid;
 use crate::{Colour, Error};
 
-/// Latent positions on the side of a window, for bundles that name none.
-const WINDOW: usize = 64;
-/// Rows and columns of a window at most where the cut does not show: what a run touches stays near the cache. Of 1920x1080
-/// at stride 16, windows of 34x60 took 94 ms and the whole at once 127 ms.
-const EXACT_WINDOW: (usize, usize) = (36, 64);
+/// Rows and columns of a window at most where the cut does not show: 1920x1080 is one window at stride 16. The margins of four
+/// windows cost a quarter more, and smaller ones are not faster by the position (docs/results/generation-1.md).
+const EXACT_WINDOW: (usize, usize) = (72, 128);
 /// Fewer rows than this are not worth a thread of their own: the margins would cost more.
 const MIN_BAND: usize = 8;
 
@@ -81,23 +80,48 @@ pub(crate) fn windows(model: &Model, grid: Grid, threads: usize) -> Vec<Rect> {
         let columns = grid.width.div_ceil(EXACT_WINDOW.1);
         return cut(grid, grid.height.div_ceil(bands), grid.width.div_ceil(columns));
     }
-    // A manifest that gives no size, or 0, takes any.
-    let size = manifest.tiling.as_ref().map(|tiling| tiling.size).filter(|&size| size > 0).unwrap_or(WINDOW);
+    let size = plan::native(model);
     cut(grid, size, size)
 }
 
-pub(crate) fn margin(model: &Model) -> usize {
-    model.bundle().manifest().tiling.as_ref().map_or(8, |tiling| tiling.margin)
+/// The samples of a window, as a graph returned them and its [`Layout`] says where they lie.
+pub(super) enum Levels {
+    /// Levels.
+    Bytes(Elements<u8>),
+    /// Levels and what is between them, from 0 to 255.
+    Fine(Vec<f32>),
 }
 
-/// Runs the graph on `window` as it is, without a margin: what it returns, and how that lies.
+impl Levels {
+    fn of(data: TensorData, [low, high]: [f32; 2]) -> Result<Self, Error> {
+        match data {
+            TensorData::U8(bytes) => Ok(Levels::Bytes(bytes)),
+            TensorData::F32(values) => {
+                let scale = 255.0 / (high - low);
+                Ok(Levels::Fine(values.iter().map(|v| ((v - low) * scale).clamp(0.0, 255.0)).collect()))
+            }
+            _ => Err(Error::corrupt("the synthesis graph returns neither bytes nor floating point")),
+        }
+    }
+
+    fn rounded(self) -> Elements<u8> {
+        match self {
+            Levels::Bytes(bytes) => bytes,
+            Levels::Fine(values) => {
+                values.iter().map(|v| v.round_ties_even() as u8).collect::<Vec<_>>().into()
+            }
+        }
+    }
+}
+
+/// Runs the graph on `window` as it is, without a margin.
 pub(super) fn run(
     model: &Model,
     graph: &dyn Graph,
     latent: &Latent,
     grid: Grid,
     window: Rect,
-) -> Result<(Layout, TensorData), Error> {
+) -> Result<(Layout, Levels), Error> {
     let channels = model.channels();
     let mut input = Vec::with_capacity(channels * window.height * window.width);
     for c in 0..channels {
@@ -125,36 +149,55 @@ pub(super) fn run(
             layout.shape()
         )));
     }
-    Ok((layout, data))
+    Ok((layout, Levels::of(data, manifest.pixels.range)?))
 }
 
-/// The pixels of `window`, interleaved, cropped to the picture: rows of `colour` samples, and how many pixels each row has.
-pub(crate) fn synthesise(
-    model: &Model,
-    graph: &dyn Graph,
-    latent: &Latent,
-    grid: Grid,
+/// A window whose pixels are there, with the margin around it.
+pub(crate) struct Rendered {
     window: Rect,
-    size: (u32, u32),
-    colour: Colour,
-) -> Result<Vec<u8>, Error> {
-    let outer = window.grown(margin(model), grid);
-    let (layout, data) = run(model, graph, latent, grid, outer)?;
-    let (stride, pixels) = (model.stride(), &model.bundle().manifest().pixels);
-    let bytes = match data {
-        TensorData::U8(bytes) => bytes,
-        TensorData::F32(values) => {
-            let scale = 255.0 / (pixels.range[1] - pixels.range[0]);
-            let low = pixels.range[0];
-            values.iter().map(|v| ((v - low) * scale).round_ties_even().clamp(0.0, 255.0) as u8).collect()
+    outer: Rect,
+    stride: usize,
+    layout: Layout,
+    bytes: Elements<u8>,
+}
+
+impl Rendered {
+    pub fn new(
+        model: &Model,
+        graph: &dyn Graph,
+        latent: &Latent,
+        grid: Grid,
+        window: Rect,
+    ) -> Result<Self, Error> {
+        let outer = window.grown(plan::margin(model), grid);
+        let (layout, levels) = run(model, graph, latent, grid, outer)?;
+        Ok(Rendered { window, outer, stride: model.stride(), layout, bytes: levels.rounded() })
+    }
+
+    /// Puts the window, without its margin, where it belongs in the interleaved `pixels` of a picture of `size` (width, height).
+    pub fn place(&self, pixels: &mut [u8], size: (u32, u32), colour: Colour) {
+        let Rendered { window, outer, stride, .. } = *self;
+        let (width, height) = (size.0 as usize, size.1 as usize);
+        let (top, left) = (window.y * stride, window.x * stride);
+        let rows = (window.height * stride).min(height - top);
+        let columns = (window.width * stride).min(width - left);
+        let samples = colour.channels();
+        let from = left - outer.x * stride;
+        let mut line = vec![0; self.layout.columns() * 3];
+        for y in 0..rows {
+            self.layout.row(&self.bytes, top - outer.y * stride + y, &mut line);
+            let seen = &line[from * 3..][..columns * 3];
+            let to = &mut pixels[((top + y) * width + left) * samples..][..columns * samples];
+            match colour {
+                Colour::Rgb => to.copy_from_slice(seen),
+                Colour::Grey => {
+                    for (to, rgb) in to.iter_mut().zip(seen.chunks_exact(3)) {
+                        *to = luma(rgb[0], rgb[1], rgb[2]);
+                    }
+                }
+            }
         }
-        _ => return Err(Error::corrupt("the synthesis graph returns neither bytes nor floating point")),
-    };
-    let top = (window.y - outer.y) * stride;
-    let left = (window.x - outer.x) * stride;
-    let height = (window.height * stride).min(size.1 as usize - window.y * stride);
-    let width = (window.width * stride).min(size.0 as usize - window.x * stride);
-    Ok(layout.interleave(&bytes, Rect { y: top, x: left, height, width }, colour))
+    }
 }
 
 /// How a synthesis graph returns a picture of `rows` x `columns` pixels.
@@ -199,26 +242,6 @@ impl Layout {
             }
         }
     }
-
-    /// The pixels of `seen`, interleaved.
-    fn interleave(&self, bytes: &[u8], seen: Rect, colour: Colour) -> Vec<u8> {
-        let samples = colour.channels();
-        let mut pixels = vec![0; seen.height * seen.width * samples];
-        let mut line = vec![0u8; self.columns() * 3];
-        for (y, to) in pixels.chunks_exact_mut((seen.width * samples).max(1)).enumerate() {
-            self.row(bytes, seen.y + y, &mut line);
-            let line = &line[seen.x * 3..(seen.x + seen.width) * 3];
-            match colour {
-                Colour::Rgb => to.copy_from_slice(line),
-                Colour::Grey => {
-                    for (to, rgb) in to.iter_mut().zip(line.chunks_exact(3)) {
-                        *to = luma(rgb[0], rgb[1], rgb[2]);
-                    }
-                }
-            }
-        }
-        pixels
-    }
 }
 
 /// Luma of BT.601 with weights of 1/256, rounded.
@@ -230,28 +253,38 @@ pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
 mod tests {
     use super::*;
 
+    /// The pixels that `bytes` make of a 2x2 window at the corner of `outer`, one pixel a latent position.
+    fn placed(layout: Layout, bytes: &[u8], window: Rect, outer: Rect, size: (u32, u32)) -> Vec<u8> {
+        let rendered = Rendered { window, outer, stride: 1, layout, bytes: bytes.to_vec().into() };
+        let mut pixels = vec![0; 3 * (size.0 * size.1) as usize];
+        rendered.place(&mut pixels, size, Colour::Rgb);
+        pixels
+    }
+
     const ALL: Rect = Rect { y: 0, x: 0, height: 2, width: 2 };
     const LAST: Rect = Rect { y: 1, x: 1, height: 1, width: 1 };
 
     #[test]
     fn planes_become_interleaved_pixels() {
         let bytes: Vec<u8> = (0..12).collect();
-        let planes = Layout::of(None, (2, 2));
-        assert_eq!(planes.shape(), [1, 3, 2, 2]);
-        assert_eq!(planes.interleave(&bytes, ALL, Colour::Rgb), [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]);
-        assert_eq!(planes.interleave(&bytes, LAST, Colour::Rgb), [3, 7, 11]);
+        let planes = || Layout::of(None, (2, 2));
+        assert_eq!(planes().shape(), [1, 3, 2, 2]);
+        assert_eq!(placed(planes(), &bytes, ALL, ALL, (2, 2)), [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]);
+        assert_eq!(placed(planes(), &bytes, LAST, ALL, (2, 2))[9..], [3, 7, 11]);
+        // What is outside the picture is left out.
+        assert_eq!(placed(planes(), &bytes, ALL, ALL, (1, 2)), [0, 4, 8, 2, 6, 10]);
     }
 
     #[test]
     fn blocks_become_interleaved_pixels() {
         // Two blocks of 2x2 pixels beside each other.
         let bytes: Vec<u8> = (0..24).collect();
-        let blocks = Layout::of(Some(2), (2, 4));
-        assert_eq!(blocks.shape(), [1, 1, 2, 12]);
+        let blocks = || Layout::of(Some(2), (2, 4));
+        assert_eq!(blocks().shape(), [1, 1, 2, 12]);
         let rows = [[0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17], [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23]];
         let whole = Rect { y: 0, x: 0, height: 2, width: 4 };
-        assert_eq!(blocks.interleave(&bytes, whole, Colour::Rgb), rows.concat());
-        assert_eq!(blocks.interleave(&bytes, LAST, Colour::Rgb), [9, 10, 11]);
+        assert_eq!(placed(blocks(), &bytes, whole, whole, (4, 2)), rows.concat());
+        assert_eq!(placed(blocks(), &bytes, LAST, whole, (2, 2))[9..], [9, 10, 11]);
     }
 
     #[test]

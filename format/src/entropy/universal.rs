@@ -178,7 +178,7 @@ pub fn decode_with(decoder: &mut RangeDecoder<'_>, shape: LatentShape) -> Result
 }
 
 /// The side of the range coder that a model drives: one model serves both, so they cannot differ.
-pub(super) trait BinaryCoder {
+pub(crate) trait BinaryCoder {
     /// Codes one bit with the probability of a 1 in 1/65536. A decoder ignores `bit`.
     fn code_bit(&mut self, probability: u32, bit: bool) -> bool;
     /// Codes bits as they are.

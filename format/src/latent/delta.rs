@@ -9,7 +9,7 @@ use super::trained::{
     UNGAIN_BITS, hyper_value, shift_round,
 };
 use crate::Error;
-use crate::entropy::universal::Average;
+use crate::entropy::universal::{Average, BinaryCoder};
 use crate::entropy::{CdfTable, RangeDecoder, RangeEncoder};
 
 /// How a position is coded, in all its channels.
@@ -66,28 +66,9 @@ const MIN_PROBABILITY: i32 = 16;
 /// Decisions after which a probability adapts no more slowly.
 const ADAPTATION_LIMIT: u32 = 60;
 
-/// Where decisions come from or go to.
-pub(crate) trait Bits {
-    /// A decision with the probability of a 1 in 1/65536.
-    fn bit(&mut self, probability: u32, value: bool) -> bool;
-}
-
-impl Bits for &mut RangeEncoder {
-    fn bit(&mut self, probability: u32, value: bool) -> bool {
-        self.encode_bit(probability, value);
-        value
-    }
-}
-
-impl Bits for &mut RangeDecoder<'_> {
-    fn bit(&mut self, probability: u32, _: bool) -> bool {
-        self.decode_bit(probability)
-    }
-}
-
 /// A probability that learns.
-fn decide(coder: &mut impl Bits, average: &mut Average, value: bool) -> bool {
-    let value = coder.bit(average.value as u32, value);
+fn decide(coder: &mut impl BinaryCoder, average: &mut Average, value: bool) -> bool {
+    let value = coder.code_bit(average.value as u32, value);
     average.update(if value { 65_535 } else { 0 }, ADAPTATION_LIMIT);
     average.value = average.value.clamp(MIN_PROBABILITY, 65_536 - MIN_PROBABILITY);
     value
@@ -130,7 +111,7 @@ impl Plan {
     }
 
     /// Encoder and decoder in one: every decision is taken from the plan, and what the coder makes of it is put there.
-    fn walk(&mut self, grid: Grid, mut coder: impl Bits) {
+    fn walk(&mut self, grid: Grid, coder: &mut impl BinaryCoder) {
         let mut coded = [Average { value: 4096, count: 2 }; 8];
         let mut intra = [Average { value: 32_768, count: 0 }; 3];
         for y in 0..grid.height {
@@ -145,11 +126,11 @@ impl Plan {
                     .rev()
                     .fold(0, |context, &mode| 2 * context + usize::from(mode != Mode::Skip));
                 let now = self.modes[at];
-                self.modes[at] = if !decide(&mut coder, &mut coded[context], now != Mode::Skip) {
+                self.modes[at] = if !decide(coder, &mut coded[context], now != Mode::Skip) {
                     Mode::Skip
                 } else {
                     let context = usize::from(west == Mode::Intra) + usize::from(north == Mode::Intra);
-                    let value = decide(&mut coder, &mut intra[context], now == Mode::Intra);
+                    let value = decide(coder, &mut intra[context], now == Mode::Intra);
                     if value { Mode::Intra } else { Mode::Inter }
                 };
             }
@@ -158,7 +139,7 @@ impl Plan {
         for (at, (coded, intra)) in self.counts(grid).into_iter().enumerate() {
             if coded > 0 {
                 let context = intra.div_ceil((HYPER * HYPER) as u32 / 2) as usize;
-                self.renewed[at] = decide(&mut coder, &mut renewed[context], self.renewed[at]);
+                self.renewed[at] = decide(coder, &mut renewed[context], self.renewed[at]);
             }
         }
     }

@@ -264,7 +264,7 @@ mod loading {
             }
             match ort::init_from(&place.path) {
                 Ok(builder) => {
-                    place.verdict = Verdict::Used { version: version_of(&place.path) };
+                    place.verdict = Verdict::Used { version: None };
                     return match builder.with_name("sdl").with_telemetry(false).build() {
                         Ok(environment) => {
                             quiet(&environment);
@@ -297,7 +297,7 @@ mod loading {
 
     /// The version of a library that is loaded: ONNX Runtime has no call for it, but an ELF file carries a symbol
     /// version `VERS_1.31.1`, and the files of the wheels carry it in their name.
-    fn version_of(path: &Path) -> Option<String> {
+    pub(super) fn version_of(path: &Path) -> Option<String> {
         let path = if path.is_file() { path.to_owned() } else { mapped()? };
         let path = path.canonicalize().unwrap_or(path);
         symbol_version(&path).or_else(|| {
@@ -340,11 +340,16 @@ mod loading {
 
 #[cfg(all(feature = "onnxruntime", not(feature = "load-dynamic")))]
 mod loading {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use ort::environment::Environment;
 
     use super::{LibraryReport, Place, Verdict, quiet};
+
+    /// Nothing says it.
+    pub(super) fn version_of(_: &Path) -> Option<String> {
+        None
+    }
 
     /// The library is part of the program.
     pub(super) fn search() -> (LibraryReport, Option<Environment>) {
@@ -385,12 +390,22 @@ pub(super) fn environment() -> Result<&'static ort::environment::Environment, cr
 /// What the search found.
 pub(super) fn survey() -> LibraryReport {
     #[cfg(feature = "onnxruntime")]
-    return SEARCH.get_or_init(loading::search).0.clone();
+    {
+        // Who decodes a picture does not wait for this: the library is read for it, megabytes.
+        static VERSION: once_cell::sync::OnceCell<Option<String>> = once_cell::sync::OnceCell::new();
+        let mut report = SEARCH.get_or_init(loading::search).0.clone();
+        for Place { path, verdict, .. } in &mut report.places {
+            if let Verdict::Used { version } = verdict {
+                version.clone_from(VERSION.get_or_init(|| loading::version_of(path)));
+            }
+        }
+        report
+    }
     #[cfg(not(feature = "onnxruntime"))]
-    return LibraryReport {
+    LibraryReport {
         trouble: Some(
             "this build has no ort backend; build sdl-onnx with its feature `onnxruntime`".to_owned(),
         ),
         ..LibraryReport::default()
-    };
+    }
 }

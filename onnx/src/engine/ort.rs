@@ -3,17 +3,19 @@
 //! `Session::run` takes `&mut self`, so a graph holds a pool of sessions: tiles run in parallel, each on the threads of
 //! its own session. A large graph, and one on an accelerator, has a single session for which callers queue.
 
+use std::fmt::Debug;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use once_cell::sync::OnceCell;
 use ort::ep;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::session::{OutputSelector, Session, SessionInputValue};
-use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
 use super::signature::Signature;
 use super::source::{LARGE, Model};
 use super::{library, provider};
+use crate::tensor::Elements;
 use crate::{
     Dimension, ElementType, Engine, Error, Graph, GraphSource, RunOptions, Tensor, TensorData, TensorView,
     ValueInfo, ViewData,
@@ -257,14 +259,15 @@ impl OrtGraph {
         value.map_err(|error| self.failed(format!("input `{name}`: {}", error.message())))
     }
 
-    fn tensor(&self, name: &str, value: &DynValue) -> Result<Tensor, Error> {
+    fn tensor(&self, name: &str, value: DynValue) -> Result<Tensor, Error> {
         macro_rules! extract {
             ($variant:ident, $type:ty) => {{
-                let (shape, data) =
+                let (shape, _) =
                     value.try_extract_tensor::<$type>().map_err(|error| self.failed(error.message()))?;
                 let shape: Result<Vec<usize>, _> = shape.iter().map(|&size| usize::try_from(size)).collect();
                 let shape = shape.map_err(|_| self.failed(format!("output `{name}` has a negative size")))?;
-                Tensor::new(shape, TensorData::$variant(data.to_vec()))
+                let value = value.downcast().map_err(|error| self.failed(error.message()))?;
+                Tensor::new(shape, TensorData::$variant(Elements::of_engine(Output::<$type>(value))))
             }};
         }
         match value.dtype().tensor_type() {
@@ -275,6 +278,15 @@ impl OrtGraph {
             Some(TensorElementType::Int64) => extract!(I64, i64),
             other => Err(self.failed(format!("output `{name}` is {other:?}, which is not handled here"))),
         }
+    }
+}
+
+/// An output in the memory of ONNX Runtime, known to be readable from here.
+struct Output<T: PrimitiveTensorElementType + Debug>(ort::value::Tensor<T>);
+
+impl<T: PrimitiveTensorElementType + Debug> AsRef<[T]> for Output<T> {
+    fn as_ref(&self) -> &[T] {
+        self.0.extract_tensor().1
     }
 }
 
@@ -303,13 +315,13 @@ impl Graph for OrtGraph {
             None => Err(self.failed("a second session was asked for")),
         })?;
         let Some(session) = &mut lease.session else { return Err(self.failed("no session")) };
-        let results =
+        let mut results =
             session.run_with_options(values, &options).map_err(|error| self.failed(error.message()))?;
         outputs
             .iter()
             .map(|name| {
                 let value =
-                    results.get(name).ok_or_else(|| self.failed(format!("output `{name}` is missing")))?;
+                    results.remove(name).ok_or_else(|| self.failed(format!("output `{name}` is missing")))?;
                 self.tensor(name, value)
             })
             .collect()

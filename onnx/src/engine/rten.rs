@@ -171,10 +171,10 @@ impl RtenGraph {
 fn tensor(value: Value) -> Option<Result<Tensor, Error>> {
     let shape = value.shape().to_vec();
     let data = match value {
-        Value::FloatTensor(tensor) => TensorData::F32(tensor.into_data()),
-        Value::UInt8Tensor(tensor) => TensorData::U8(tensor.into_data()),
-        Value::Int8Tensor(tensor) => TensorData::I8(tensor.into_data()),
-        Value::Int32Tensor(tensor) => TensorData::I32(tensor.into_data()),
+        Value::FloatTensor(tensor) => TensorData::F32(tensor.into_data().into()),
+        Value::UInt8Tensor(tensor) => TensorData::U8(tensor.into_data().into()),
+        Value::Int8Tensor(tensor) => TensorData::I8(tensor.into_data().into()),
+        Value::Int32Tensor(tensor) => TensorData::I32(tensor.into_data().into()),
         _ => return None,
     };
     Some(Tensor::new(shape, data))

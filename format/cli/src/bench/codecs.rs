@@ -71,7 +71,12 @@ pub(crate) struct Codec {
     engine: Option<(PathBuf, String)>,
     /// libavif before 1.0 has no quality from 0 to 100.
     avif_quantizer: bool,
+    /// `-s` of avifenc.
+    avif_speed: u8,
 }
+
+/// The slower one is for what it can do, the faster one for how long it takes.
+const AVIF_SPEEDS: [u8; 2] = [4, 6];
 
 /// Original pixels as files: what encoders read.
 pub(crate) struct Source {
@@ -95,11 +100,26 @@ impl Codec {
             Kind::Jpeg if words.contains("mozjpeg") => ("mozjpeg", "4:2:0, progressive, optimised"),
             Kind::Jpeg => ("libjpeg-turbo", "4:2:0, progressive, optimised"),
             Kind::Webp => ("WebP", "-m 6"),
-            Kind::Avif => ("AVIF", "-s 4, 4:2:0"),
+            Kind::Avif => ("AVIF", ""),
             Kind::Sdl | Kind::SdlNatural | Kind::Jxl => ("JPEG XL", "-e 7"),
         };
         let (name, options) = (name.to_owned(), options.to_owned());
-        Some(Codec { kind, name, version: version(kind, &words), options, engine: None, avif_quantizer })
+        let version = version(kind, &words);
+        let codec = Codec { kind, name, version, options, engine: None, avif_quantizer, avif_speed: 0 };
+        Some(codec.with_avif_speed(AVIF_SPEEDS[0]))
+    }
+
+    fn with_avif_speed(mut self, speed: u8) -> Self {
+        self.avif_speed = speed;
+        if self.kind == Kind::Avif {
+            self.options = format!("-s {speed}, 4:2:0");
+        }
+        self
+    }
+
+    /// With the settings that its time is taken with.
+    pub fn for_speed(self) -> Self {
+        self.with_avif_speed(AVIF_SPEEDS[1])
     }
 
     /// This program itself, with the built-in model. `arguments` choose the engine.
@@ -132,6 +152,7 @@ impl Codec {
             options: options.to_owned(),
             engine: Some((program, arguments)),
             avif_quantizer: false,
+            avif_speed: 0,
         })
     }
 
@@ -197,13 +218,14 @@ impl Codec {
                 program.words(&format!("-quiet -m 6 -q {setting}")).path(&source.png).words("-o").path(file)
             }
             Kind::Avif if self.avif_quantizer => program
-                .words("-s 4 -j 1 -y 420 --min 0 --max 63 -a end-usage=q")
-                .words(&format!("-a cq-level={setting}"))
+                .words(&format!("-s {} -j 1 -y 420 --min 0 --max 63", self.avif_speed))
+                .words(&format!("-a end-usage=q -a cq-level={setting}"))
                 .path(&source.png)
                 .path(file),
-            Kind::Avif => {
-                program.words(&format!("-s 4 -j 1 -y 420 -q {setting}")).path(&source.png).path(file)
-            }
+            Kind::Avif => program
+                .words(&format!("-s {} -j 1 -y 420 -q {setting}", self.avif_speed))
+                .path(&source.png)
+                .path(file),
             Kind::Jxl => program
                 .path(&source.ppm)
                 .path(file)
@@ -228,6 +250,12 @@ impl Codec {
         .run()
     }
 
+    /// All files of a folder to another one, for SDL: the others take one file.
+    pub fn decode_folder(&self, from: &Path, to: &Path) -> Result<Cost, Failure> {
+        let options = format!("decode --quiet -j 1 --output-format ppm {}", self.engine_options());
+        self.program(1).words(&options).path(from).words("-o").path(to).run()
+    }
+
     /// The pixels of an encoded file.
     pub fn pixels(&self, file: &Path) -> Result<RgbImage, Failure> {
         let folder = tempfile::tempdir().map_err(|error| Failure::new(Code::Io, error.to_string()))?;
@@ -239,6 +267,11 @@ impl Codec {
     /// The extension of what [`Codec::decode`] writes.
     pub fn decoded_extension(&self) -> &'static str {
         if self.kind == Kind::Avif { "png" } else { "ppm" }
+    }
+
+    /// The extension of what [`Codec::decode`] writes fastest.
+    pub fn raw_extension(&self) -> &'static str {
+        if self.kind == Kind::Avif { "y4m" } else { "ppm" }
     }
 
     fn program(&self, which: usize) -> Line {
@@ -276,7 +309,15 @@ mod tests {
 
     fn codec(kind: Kind, avif_quantizer: bool) -> Codec {
         let name = kind.id().to_owned();
-        Codec { kind, name, version: String::new(), options: String::new(), engine: None, avif_quantizer }
+        Codec {
+            kind,
+            name,
+            version: String::new(),
+            options: String::new(),
+            engine: None,
+            avif_quantizer,
+            avif_speed: 4,
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `sdl bench`: SDL against the other codecs of this machine, on real file bytes.
 //!
 //! `codecs` are programs, run by `process`; `runner` fills `store` with what `metrics` measure; `report` makes curves,
-//! `bdrate` figures, tables and the page of them.
+//! `bdrate` figures, tables and the page of them. `speed` is a measurement of its own, of time alone.
 
 mod bdrate;
 mod codecs;
@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 mod process;
 mod report;
 pub(crate) mod runner;
+mod speed;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Bytes, EngineArgs, Jobs};
+use crate::args::{Bytes, EngineArgs, Jobs, MeasuringArgs};
 use crate::failure::{Code, Failure};
 use crate::files::{self, Input};
 use crate::models::Models;
@@ -35,6 +36,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   sdl bench kodak/ -o results/
   sdl bench kodak/ -o results/ --codecs sdl,avif --points 5 --range 0.1:1
+  sdl bench kodak/ -o results/ --codecs sdl,avif --speed
 
 Other codecs are programs of this machine (cjpeg, cwebp, avifenc, cjxl and their decoders); those that are not there are
 named and left out. What is measured is kept in OUT/results.jsonl: a run that was stopped goes on where it was, and a run
@@ -62,21 +64,19 @@ pub(crate) struct Bench {
     #[arg(long = "match", value_name = "BPP,...", value_delimiter = ',', default_value = "0.1,0.2,0.4",
           value_parser = positive)]
     targets: Vec<f64>,
+    /// Measure time alone, in so many rounds: one picture of 1920x1080 made of those given, about 0.25 bits a pixel, the same bytes
+    /// in every codec, one thread. OUT gets speed.md (printed as well) and speed.json
+    #[arg(long, value_name = "ROUNDS", num_args = 0..=1, default_missing_value = "15",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    speed: Option<u16>,
     /// Pictures at a time; times are only good with one
     #[arg(short, long, value_name = "N|all", default_value = "1")]
     jobs: Jobs,
-    /// Graph of the SqueezeNet feature distance (inputs `a`, `b`; output `distance`); without it that is not measured
-    #[arg(long, value_name = "PATH")]
-    feature_model: Option<PathBuf>,
     /// Largest page; pictures that do not fit into it are left out, the best ones first
     #[arg(long, value_name = "BYTES[k|M]", default_value = "64M")]
     page_size: Bytes,
-    /// Refuse pictures that need more
-    #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
-    max_memory: Bytes,
-    /// Print errors only
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    measuring: MeasuringArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -116,7 +116,7 @@ impl Bench {
         let pictures = self.pictures()?;
         let (codecs, absent) = self.find_codecs()?;
         let settings = self.engine.settings();
-        let measure = Metrics::new(self.feature_model.as_deref(), &settings)?;
+        let measure = Metrics::new(self.measuring.feature_model.as_deref(), &settings)?;
         let folder =
             |error: std::io::Error| Failure::output(Code::Io, &self.output.display().to_string(), &error);
         std::fs::create_dir_all(&self.output).map_err(folder)?;
@@ -129,8 +129,12 @@ impl Bench {
         let plan = Plan { points: self.points.into(), targets, jobs: self.jobs.count() };
         let runner = Runner { plan: &plan, store: &store, measure: &measure, out: &output };
         let models = Models::new(settings);
-        let read =
-            |picture: &Listed| runner::read(&picture.path, picture.name.clone(), &models, self.max_memory.0);
+        if let Some(rounds) = self.speed {
+            return self.measure_speed(&runner, &pictures, codecs, &models, rounds.into());
+        }
+        let read = |picture: &Listed| {
+            runner::read(&picture.path, picture.name.clone(), &models, self.measuring.max_memory.0)
+        };
         let (measured, failed) = self.measure_all(&runner, &pictures, &codecs, &read);
         if measured.is_empty() {
             return Err(Failure::silent(failed.first().map_or(Code::Failure, |failed| failed.code)));
@@ -144,7 +148,7 @@ impl Bench {
         }
         report.notes.extend(failed.iter().map(|failed| format!("Failed: {}", failed.message)));
         let text = report.write(&|index| read(&pictures[index]), self.page_size.0)?;
-        if !self.quiet {
+        if !self.measuring.quiet {
             output::result(&text).map_err(|error| Failure::output(Code::Io, "standard output", &error))?;
             output::note(&format!("sdl: {} is the page of it", output.join("bench.html").display()));
         }
@@ -189,6 +193,33 @@ impl Bench {
             return Err(Failure::usage(format!("no codec to measure; known are {}", known.join(", "))));
         }
         Ok((found, absent))
+    }
+
+    fn measure_speed(
+        &self,
+        runner: &Runner<'_>,
+        pictures: &[Listed],
+        codecs: Vec<Codec>,
+        models: &Models,
+        rounds: usize,
+    ) -> Result<(), Failure> {
+        let read = |picture: &Listed| {
+            let read = runner::read(&picture.path, picture.name.clone(), models, self.measuring.max_memory.0);
+            read.map(|original| original.pixels).map_err(|failure| failure.about(&picture.name))
+        };
+        let pictures = pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let original = speed::mosaic(&pictures).ok_or_else(|| Failure::usage("there is no picture"))?;
+        let codecs: Vec<_> = codecs.into_iter().map(Codec::for_speed).collect();
+        let bar = self.bar(rounds * codecs.len());
+        let taken = speed::measure(runner, &original, &codecs, rounds, &|| bar.inc(1))?;
+        bar.finish_and_clear();
+        let (text, json) = speed::report(&taken, rounds);
+        report::save(runner.out, "speed.md", text.as_bytes())?;
+        report::save(runner.out, "speed.json", format!("{json:#}\n").as_bytes())?;
+        if self.measuring.quiet {
+            return Ok(());
+        }
+        output::result(&text).map_err(|error| Failure::output(Code::Io, "standard output", &error))
     }
 
     /// The originals that could be read, and what failed.
@@ -243,7 +274,7 @@ impl Bench {
     }
 
     fn bar(&self, all: usize) -> ProgressBar {
-        let show = !self.quiet && output::stderr_is_terminal();
+        let show = !self.measuring.quiet && output::stderr_is_terminal();
         let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {elapsed} ({eta} left) {msg}");
         ProgressBar::with_draw_target(Some(all as u64), target)
@@ -251,7 +282,7 @@ impl Bench {
     }
 
     fn note(&self, text: &str) {
-        if !self.quiet {
+        if !self.measuring.quiet {
             output::note(text);
         }
     }

@@ -101,11 +101,7 @@ impl<'a> Report<'a> {
         page_size: u64,
     ) -> Result<String, Failure> {
         let text = self.text();
-        let save = |name: &str, bytes: &[u8]| {
-            let path = self.out.join(name);
-            image_sdl::write_whole(&path, bytes)
-                .map_err(|error| Failure::output(Code::Io, &path.display().to_string(), &error))
-        };
+        let save = |name: &str, bytes: &[u8]| save(self.out, name, bytes);
         save("bench.md", text.as_bytes())?;
         save("bench.csv", self.csv().as_bytes())?;
         save("bench.json", format!("{:#}\n", self.json()).as_bytes())?;
@@ -432,8 +428,14 @@ impl Against {
     }
 }
 
+pub(super) fn save(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let path = folder.join(name);
+    image_sdl::write_whole(&path, bytes)
+        .map_err(|error| Failure::output(Code::Io, &path.display().to_string(), &error))
+}
+
 /// What the times were taken on, as far as the machine says.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let about = read("/proc/cpuinfo");
     let model = about.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));

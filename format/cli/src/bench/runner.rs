@@ -58,10 +58,10 @@ pub(crate) struct Runner<'a> {
 }
 
 /// What was encoded, not yet decoded.
-struct Encoded {
-    file: PathBuf,
-    bytes: u64,
-    cost: Cost,
+pub(super) struct Encoded {
+    pub file: PathBuf,
+    pub bytes: u64,
+    pub cost: Cost,
 }
 
 impl Runner<'_> {
@@ -102,7 +102,7 @@ impl Runner<'_> {
 }
 
 /// One picture and one codec, with the files between them.
-struct Work<'a> {
+pub(super) struct Work<'a> {
     runner: &'a Runner<'a>,
     original: &'a Original,
     codec: &'a Codec,
@@ -116,7 +116,7 @@ struct Work<'a> {
 pub(crate) const WORKING: &str = ".working-";
 
 impl<'a> Work<'a> {
-    fn new(runner: &'a Runner<'a>, original: &'a Original, codec: &'a Codec) -> Result<Self, Failure> {
+    pub fn new(runner: &'a Runner<'a>, original: &'a Original, codec: &'a Codec) -> Result<Self, Failure> {
         let io = |error: std::io::Error| Failure::new(Code::Io, format!("{}: {error}", runner.out.display()));
         let folder = tempfile::Builder::new().prefix(WORKING).tempdir_in(runner.out).map_err(io)?;
         let source = Source { ppm: folder.path().join("in.ppm"), png: folder.path().join("in.png") };
@@ -134,7 +134,7 @@ impl<'a> Work<'a> {
         self.scale.partition_point(|step| if rising { *step < setting } else { *step > setting })
     }
 
-    fn encode(&self, setting: f64) -> Result<Encoded, Failure> {
+    pub fn encode(&self, setting: f64) -> Result<Encoded, Failure> {
         let file = self.folder.path().join("out").with_extension(self.codec.kind.id());
         let cost = self.codec.encode(&self.source, setting, &file)?;
         let bytes = file.metadata().map_err(|error| Failure::input(&error))?.len();
@@ -178,7 +178,7 @@ impl<'a> Work<'a> {
     }
 
     /// The setting whose file comes nearest to `target` bits a pixel. `sizes` are known bytes by [`Work::rank`].
-    fn nearest(&self, target: f64, sizes: &mut BTreeMap<usize, u64>) -> Result<f64, Failure> {
+    pub fn nearest(&self, target: f64, sizes: &mut BTreeMap<usize, u64>) -> Result<f64, Failure> {
         let pixels = f64::from(self.original.pixels.width()) * f64::from(self.original.pixels.height());
         let wanted = target * pixels / 8.0;
         let top = self.scale.len() - 1;

@@ -8,7 +8,7 @@ use clap::Args;
 use image::RgbImage;
 use serde_json::json;
 
-use crate::args::{Bytes, EngineArgs};
+use crate::args::{EngineArgs, MeasuringArgs};
 use crate::bench::metrics::{Measure, Metric, Scores};
 use crate::bench::{decode_with_program, runner};
 use crate::failure::{Code, Failure};
@@ -39,15 +39,8 @@ pub(crate) struct Compare {
     /// Fail where the output exists
     #[arg(long)]
     no_overwrite: bool,
-    /// Graph of the SqueezeNet feature distance (inputs `a`, `b`; output `distance`); without it that is not measured
-    #[arg(long, value_name = "PATH")]
-    feature_model: Option<PathBuf>,
-    /// Refuse pictures that need more
-    #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
-    max_memory: Bytes,
-    /// Print errors only
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    measuring: MeasuringArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -58,7 +51,7 @@ impl Compare {
             Output::File(self.output.clone().unwrap_or_else(|| self.original.with_extension("compare.html")));
         out.check_free(self.no_overwrite)?;
         let settings = self.engine.settings();
-        let measure = Measure::new(self.feature_model.as_deref(), &settings)?;
+        let measure = Measure::new(self.measuring.feature_model.as_deref(), &settings)?;
         let models = Models::new(settings);
         let original = self.read(&self.original, &models)?;
         let (mut codecs, mut items) = (Vec::new(), Vec::new());
@@ -85,7 +78,7 @@ impl Compare {
             "targets": [],
         }))?;
         out.write(html.as_bytes(), self.no_overwrite)?;
-        if !self.quiet {
+        if !self.measuring.quiet {
             output::note(&format!("sdl: {} is the page", out.name()));
         }
         Ok(())
@@ -96,14 +89,15 @@ impl Compare {
         let pixels = if has_extension(path, &["avif", "jxl"]) {
             decode_with_program(path)
         } else {
-            runner::read(path, name.clone(), models, self.max_memory.0).map(|original| original.pixels)
+            runner::read(path, name.clone(), models, self.measuring.max_memory.0)
+                .map(|original| original.pixels)
         };
         pixels.map_err(|failure| failure.about(&name))
     }
 
     /// One line a file on standard output.
     fn say(&self, name: &str, bytes: u64, bpp: f64, scores: &Scores) -> Result<(), Failure> {
-        if self.quiet {
+        if self.measuring.quiet {
             return Ok(());
         }
         let measured = |metric: Metric| {

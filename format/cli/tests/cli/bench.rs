@@ -81,6 +81,30 @@ fn rows_tell_bytes_costs_and_quality() {
 }
 
 #[test]
+fn speed_is_measured_on_one_picture_of_the_size_of_a_screen() {
+    let place = Place::new();
+    place.picture("in/a.png", 200, 180);
+    // With the faster engine where it is there: many pictures are decoded.
+    let mut command = place.command(&["bench", "in", "-o", "out", "--codecs", "sdl", "--speed", "1"]);
+    let done = command.env_remove("SDL_BACKEND").output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", words(&done));
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(String::from_utf8(place.read("out/speed.md")).unwrap().trim(), text.trim());
+    assert!(
+        text.contains("One picture of 1920x1080") && text.contains("20 pictures that one process"),
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_slice(&place.read("out/speed.json")).unwrap();
+    let sdl = &json["codecs"][0];
+    let bits = sdl["bytes"].as_f64().unwrap() * 8.0 / (1920.0 * 1080.0);
+    assert!((0.2..0.3).contains(&bits), "{bits} bits a pixel");
+    for time in [&sdl["decode"]["wall"], &sdl["encode"]["wall"], &sdl["decode_of_many"]] {
+        assert!(time.as_f64().unwrap() > 0.0, "{json}");
+    }
+    assert!(place.files().iter().all(|name| !name.contains(".working")), "{:?}", place.files());
+}
+
+#[test]
 fn a_codec_that_fails_is_named_and_the_others_are_measured() {
     let place = Place::new();
     place.picture("in/a.png", 48, 40);
