@@ -374,13 +374,20 @@ pub(super) fn hyper_value(value: i32) -> Result<i8, Error> {
         .ok_or_else(|| Error::corrupt("a hyper-latent value is out of range"))
 }
 
+/// The nearest integer, the even one of two, for magnitudes below 2^22: above 2^23 a `f32` has no fraction, so that an addition
+/// rounds. x86-64 has no instruction for it before SSE 4.1, and a call for every value took 1.5 % of an encode.
+#[inline]
+fn nearest(value: f32) -> i32 {
+    const WHOLE: f32 = (3 << 22) as f32;
+    ((value + WHOLE) - WHOLE) as i32
+}
+
 /// The symbol for a scaled latent value: nearest to it, or with `strength` above 0 the one of least error plus bits.
 ///
 /// `strength` is squared symbol units for each bit. Candidates: the nearest integer, and the two next ones towards zero.
 #[inline]
 pub(crate) fn quantise(value: f32, table: &CdfTable, strength: f32) -> i32 {
-    let nearest = value.round_ties_even().clamp(-60_000.0, 60_000.0);
-    let symbol = nearest as i32;
+    let symbol = nearest(value.clamp(-60_000.0, 60_000.0));
     if strength == 0.0 || symbol == 0 {
         return symbol;
     }
@@ -407,6 +414,16 @@ mod tests {
         for (n, &value) in MAGNITUDE.iter().enumerate() {
             assert_eq!(value, (256.0 * (n as f64).ln_1p()).round() as i32);
         }
+    }
+
+    #[test]
+    fn the_nearest_integer_is_the_even_one_of_two() {
+        let halves =
+            (-400_000..400_000).map(|i| i as f32 / 4.0).chain([60_000.0, -60_000.0, 59_999.5, 0.49999997]);
+        for value in halves {
+            assert_eq!(nearest(value), value.round_ties_even() as i32, "{value}");
+        }
+        assert_eq!(quantise(f32::NAN, &CdfTable::new(-1, &[1, 2, 1]).unwrap(), 0.0), 0);
     }
 
     #[test]

@@ -153,3 +153,18 @@ fn a_delta_picture_says_what_it_needs_and_does_not_decode_alone() {
     }
     assert_eq!(place.files(), ["delta.sdl", "key.sdl"]);
 }
+
+#[test]
+fn nothing_is_kept_or_sent_about_who_decodes() {
+    let place = Place::new();
+    let mut command = place.command(&["doctor"]);
+    // Where ONNX Runtime keeps what it reports to its maker.
+    let done = command.env_remove("SDL_BACKEND").env("HOME", place.path("home")).env_remove("XDG_CACHE_HOME");
+    let done = done.output().unwrap();
+    if !words(&done).contains("in use") && std::env::var_os("SDL_REQUIRE_ORT").is_none() {
+        eprintln!("\n=== SKIPPED: no ONNX Runtime ===\n");
+        return;
+    }
+    assert_eq!(done.status.code(), Some(0), "{}", words(&done));
+    assert!(place.files().iter().all(|name| !name.starts_with("home")), "{:?}", place.files());
+}
