@@ -1,7 +1,7 @@
 """Trains the `natural` decoder of a generation: the bitstream, the encoder and the tables stay, only `synthesis` is tuned for looks.
 
     python natural.py --config natural-1.toml --checkpoint ../models/sdl-1.pt --images ../../../shared/images/train \
-        --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 80
+        --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 66 --threads 1
 
 The losses are a feature distance, the squared error over that of the fidelity decoder, MS-SSIM and, in the later part, a patch
 discriminator that sees a picture together with the fidelity decoder's. Text is masked out of the adversarial part: see `strokes`. The
