@@ -4,6 +4,9 @@
 //! caps name, so that no element in between can choose wrongly. Transfer function and primaries are left as they are:
 //! BT.709 and sRGB video are shown alike by everything that shows them.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use archmage::{SimdToken, X64V3Token};
 use gst_video::prelude::*;
 use gst_video::{
     VideoColorMatrix, VideoColorPrimaries, VideoColorRange, VideoColorimetry, VideoFormat, VideoFrameRef,
@@ -51,6 +54,7 @@ impl<'a> Plane<'a> {
     }
 
     /// The samples of row `y`, as many as `to` has.
+    #[inline(always)]
     fn read(&self, y: usize, to: &mut [u8]) -> Result<(), String> {
         let length = (to.len() - 1) * self.step + 1;
         let samples = self.bytes(y, length)?;
@@ -72,62 +76,155 @@ impl<'a> Plane<'a> {
 }
 
 /// Every `STEP`th sample; the last one has nothing behind it.
+#[inline(always)]
 fn spread<const STEP: usize>(samples: &[u8], to: &mut [u8]) {
-    let mut groups = samples.chunks_exact(STEP);
-    to.iter_mut().zip(&mut groups).for_each(|(to, group)| *to = group[0]);
-    if let ([.., last], [value, ..]) = (to, groups.remainder()) {
+    let (groups, rest) = samples.as_chunks::<STEP>();
+    to.iter_mut().zip(groups).for_each(|(to, group)| *to = group[0]);
+    if let ([.., last], [value, ..]) = (to, rest) {
         *last = *value;
     }
 }
 
-/// The picture that a frame shows.
-pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Picture, String> {
+/// Memory of pictures that are done with, for the next ones. New memory costs more than filling it: the kernel hands it out page by
+/// page, as zeros.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<Vec<u8>>>);
+
+impl Pool {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many samples, to be written over.
+    fn take(&self, length: usize) -> Vec<u8> {
+        let mut free = self.free();
+        let found = free.iter().position(|samples| samples.len() == length).map(|at| free.swap_remove(at));
+        drop(free);
+        found.unwrap_or_else(|| vec![0; length])
+    }
+
+    /// Takes the memory of a picture back.
+    pub fn give_back(&self, picture: Picture) {
+        let (pixels, alpha, _) = picture.into_parts();
+        let mut free = self.free();
+        free.push(pixels);
+        if let Some(Alpha::Eight(alpha)) = alpha {
+            free.push(alpha);
+        }
+    }
+}
+
+/// The picture that a frame shows, in memory from `pool`.
+pub(crate) fn picture(buffer: &gst::BufferRef, info: &VideoInfo, pool: &Pool) -> Result<Picture, String> {
+    picture_by(X64V3Token::summon(), buffer, info, pool)
+}
+
+/// What is there if the processor has AVX2.
+type Vectors = Option<X64V3Token>;
+
+fn picture_by(
+    vectors: Vectors,
+    buffer: &gst::BufferRef,
+    info: &VideoInfo,
+    pool: &Pool,
+) -> Result<Picture, String> {
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|e| e.to_string())?;
     let (width, height) = (info.width() as usize, info.height() as usize);
     let format = info.format_info();
-    let (colour, pixels) = if format.is_gray() {
-        (Colour::Grey, grey(&frame, width, height)?)
-    } else if format.is_yuv() {
-        (Colour::Rgb, ycbcr(&frame, width, height)?)
-    } else {
-        (Colour::Rgb, rgb(&frame, width, height)?)
-    };
+    let colour = if format.is_gray() { Colour::Grey } else { Colour::Rgb };
+    let mut pixels = pool.take(colour.channels() * width * height);
+    let mut alpha = format.has_alpha().then(|| pool.take(width * height));
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Some(token) => convert_v3(token, &frame, width, &mut pixels, alpha.as_deref_mut())?,
+        _ => convert(None, &frame, width, &mut pixels, alpha.as_deref_mut())?,
+    }
     let picture = Picture::new(info.width(), info.height(), colour, pixels).map_err(|e| e.to_string())?;
-    if !format.has_alpha() {
-        return Ok(picture);
+    match alpha {
+        Some(alpha) => picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string()),
+        None => Ok(picture),
     }
-    let plane = Plane::of(&frame, 3)?;
-    let mut alpha = vec![0; width * height];
-    for (y, row) in alpha.chunks_exact_mut(width).enumerate() {
-        plane.read(y, row)?;
-    }
-    picture.with_alpha(Alpha::Eight(alpha)).map_err(|e| e.to_string())
 }
 
-fn rgb(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+/// [`convert`] and all that is inlined into it, compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane]
+fn convert_v3(
+    token: X64V3Token,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
+    convert(Some(token), frame, width, pixels, alpha)
+}
+
+#[inline(always)]
+fn convert(
+    vectors: Vectors,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
+    let format = frame.info().format_info();
+    if format.is_gray() {
+        grey(frame, width, pixels)
+    } else if format.is_yuv() {
+        ycbcr(vectors, frame, width, pixels)
+    } else {
+        rgb(vectors, frame, width, pixels, alpha)
+    }
+}
+
+#[inline(always)]
+fn rgb(
+    vectors: Vectors,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+    alpha: Option<&mut [u8]>,
+) -> Result<(), String> {
     let planes = [Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?];
-    let mut pixels = vec![0; 3 * width * height];
     let mut rows = [vec![0; width], vec![0; width], vec![0; width]];
     let packed = frame.info().n_planes() == 1;
     let whole = Plane { data: frame.plane_data(0).map_err(|e| e.to_string())?, ..planes[0] };
     let order = [0, 1, 2].map(|component| frame.info().comp_poffset(component) as usize);
+    let mut alpha = match alpha {
+        Some(alpha) => {
+            let place = frame.info().comp_poffset(3) as usize;
+            Some((Plane::of(frame, 3)?, place, alpha.chunks_exact_mut(width)))
+        }
+        None => None,
+    };
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
         match (packed, whole.step, order) {
             (true, 3, [0, 1, 2]) => out.copy_from_slice(whole.bytes(y, 3 * width)?),
             (true, 3, _) => reorder::<3>(whole.bytes(y, 3 * width)?, order, out),
-            (true, 4, _) => reorder_words(whole.bytes(y, 4 * width)?, order, out),
+            (true, 4, _) => reorder_words(vectors, whole.bytes(y, 4 * width)?, order, out),
             _ => {
                 for (plane, row) in planes.iter().zip(&mut rows) {
                     plane.read(y, row)?;
                 }
-                interleave(&rows, out);
+                interleave(vectors, &rows, out);
+            }
+        }
+        // Alpha row by row: the row is in the cache now.
+        if let Some((plane, place, rows)) = &mut alpha
+            && let Some(row) = rows.next()
+        {
+            if packed {
+                byte_of_words(whole.bytes(y, 4 * width)?, *place, row);
+            } else {
+                plane.read(y, row)?;
             }
         }
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// Red, green and blue from their places in groups of `STEP` bytes.
+#[inline(always)]
 fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
     let [red, green, blue] = order.map(|place| place.min(STEP - 1));
     for (pixel, group) in out.chunks_exact_mut(3).zip(row.chunks_exact(STEP)) {
@@ -139,7 +236,8 @@ fn reorder<const STEP: usize>(row: &[u8], order: [usize; 3], out: &mut [u8]) {
 const BLOCK: usize = 64;
 
 /// The same from groups of four bytes, whole words at a time.
-fn reorder_words(row: &[u8], order: [usize; 3], out: &mut [u8]) {
+#[inline(always)]
+fn reorder_words(vectors: Vectors, row: &[u8], order: [usize; 3], out: &mut [u8]) {
     let [red, green, blue] = order.map(|place| 8 * place.min(3) as u32);
     let mut words = [0; BLOCK];
     for (pixels, out) in row.chunks(4 * BLOCK).zip(out.chunks_mut(3 * BLOCK)) {
@@ -147,42 +245,80 @@ fn reorder_words(row: &[u8], order: [usize; 3], out: &mut [u8]) {
             let group = u32::from_le_bytes(*group);
             *word = group >> red & 0xff | (group >> green & 0xff) << 8 | (group >> blue & 0xff) << 16;
         }
-        pack(&words, out);
+        pack(vectors, &words, out);
     }
 }
 
-fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
+/// One byte of each group of four, whole words at a time.
+#[inline(always)]
+fn byte_of_words(row: &[u8], place: usize, out: &mut [u8]) {
+    let shift = 8 * place.min(3) as u32;
+    for (to, group) in out.iter_mut().zip(row.as_chunks().0) {
+        *to = (u32::from_le_bytes(*group) >> shift) as u8;
+    }
+}
+
+#[inline(always)]
+fn interleave(vectors: Vectors, [red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
     let mut words = [0; BLOCK];
     let planes = red.chunks(BLOCK).zip(green.chunks(BLOCK)).zip(blue.chunks(BLOCK));
     for (((red, green), blue), out) in planes.zip(out.chunks_mut(3 * BLOCK)) {
         for (((word, &r), &g), &b) in words.iter_mut().zip(red).zip(green).zip(blue) {
             *word = u32::from(r) | u32::from(g) << 8 | u32::from(b) << 16;
         }
-        pack(&words, out);
+        pack(vectors, &words, out);
     }
 }
 
-/// Pixels of 24 bits, as many as fit into `out`, one behind the other. Four of them are three words, which even a processor
-/// without a shuffle of bytes writes at once.
-fn pack(words: &[u32; BLOCK], out: &mut [u8]) {
+/// Pixels of 24 bits, as many as fit into `out`, one behind the other.
+#[inline(always)]
+fn pack(vectors: Vectors, words: &[u32; BLOCK], out: &mut [u8]) {
     let (groups, rest) = out.as_chunks_mut::<12>();
     let done = 4 * groups.len();
-    for (out, four) in groups.iter_mut().zip(words.as_chunks::<4>().0) {
-        let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
-        let high = four[2] >> 16 | four[3] << 8;
-        out[..8].copy_from_slice(&low.to_le_bytes());
-        out[8..].copy_from_slice(&high.to_le_bytes());
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Some(token) => pack_fours_v3(token, words, groups),
+        _ => pack_fours(words, groups),
     }
     for (out, word) in rest.chunks_exact_mut(3).zip(&words[done.min(BLOCK)..]) {
         out.copy_from_slice(&word.to_le_bytes()[..3]);
     }
 }
 
-fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+/// Four pixels are three words, which even a processor without a shuffle of bytes writes at once.
+#[inline(always)]
+fn pack_fours(words: &[u32; BLOCK], out: &mut [[u8; 12]]) {
+    for (out, four) in out.iter_mut().zip(words.as_chunks::<4>().0) {
+        let low = u64::from(four[0]) | u64::from(four[1]) << 24 | u64::from(four[2]) << 48;
+        *out = twelve(low, four[2] >> 16 | four[3] << 8);
+    }
+}
+
+#[inline(always)]
+fn twelve(low: u64, high: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&low.to_le_bytes());
+    bytes[8..].copy_from_slice(&high.to_le_bytes());
+    bytes
+}
+
+/// The same with that shuffle.
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane(import_intrinsics)]
+fn pack_fours_v3(_token: X64V3Token, words: &[u32; BLOCK], out: &mut [[u8; 12]]) {
+    let places = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    for (out, four) in out.iter_mut().zip(words.as_chunks::<4>().0) {
+        let [a, b, c, d] = four.map(u32::cast_signed);
+        let packed = _mm_shuffle_epi8(_mm_setr_epi32(a, b, c, d), places);
+        let (low, high) = (_mm_extract_epi64::<0>(packed), _mm_extract_epi32::<2>(packed));
+        *out = twelve(low.cast_unsigned(), high.cast_unsigned());
+    }
+}
+
+fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, pixels: &mut [u8]) -> Result<(), String> {
     let plane = Plane::of(frame, 0)?;
-    let mut pixels = Vec::with_capacity(width * height);
-    for y in 0..height {
-        pixels.extend_from_slice(plane.bytes(y, width)?);
+    for (y, out) in pixels.chunks_exact_mut(width).enumerate() {
+        out.copy_from_slice(plane.bytes(y, width)?);
     }
     if frame.info().colorimetry().range() == VideoColorRange::Range16_235 {
         let table: [u8; 256] = std::array::from_fn(|v| {
@@ -190,7 +326,7 @@ fn grey(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> 
         });
         pixels.iter_mut().for_each(|p| *p = table[usize::from(*p)]);
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// Limited range of ITU-R BT.601 and BT.709: black, and the spans of luma and chroma.
@@ -249,10 +385,11 @@ impl Matrix {
     }
 
     /// A row of pixels, interleaved.
-    fn row(&self, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
+    #[inline(always)]
+    fn row(&self, vectors: Vectors, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
         let blocks = luma.chunks(BLOCK).zip(cb.chunks(BLOCK)).zip(cr.chunks(BLOCK));
         for (((luma, cb), cr), out) in blocks.zip(out.chunks_mut(3 * BLOCK)) {
-            pack(&self.block(&filled(luma), &filled(cb), &filled(cr)), out);
+            pack(vectors, &self.block(&filled(luma), &filled(cb), &filled(cr)), out);
         }
     }
 
@@ -328,6 +465,7 @@ impl Upsampler {
         }
     }
 
+    #[inline(always)]
     fn row(&mut self, plane: &Plane<'_>, y: usize, out: &mut [i16]) -> Result<(), String> {
         let (width, height) = self.size;
         let clamped = |at: isize, size: usize| at.clamp(0, size as isize - 1) as usize;
@@ -356,41 +494,46 @@ impl Upsampler {
             out.iter_mut().zip(&self.blended[1..]).for_each(|(out, v)| *out = (4 * v) << REST);
             return Ok(());
         }
-        // Weights of the chroma before, at, and behind a pair of luma positions.
-        let weights: [[i16; 3]; 2] =
-            if self.cosited.0 { [[0, 4, 0], [0, 2, 2]] } else { [[1, 3, 0], [0, 3, 1]] };
-        let value = |near: [i16; 3], w: [i16; 3]| (w[0] * near[0] + w[1] * near[1] + w[2] * near[2]) << REST;
-        let pairs = out.len() / 2;
-        let (before, at, behind) =
-            (&self.blended[..pairs], &self.blended[1..=pairs], &self.blended[2..pairs + 2]);
-        let (even, last) = out.split_at_mut(2 * pairs);
-        for i in 0..pairs {
-            let near = [before[i], at[i], behind[i]];
-            even[2 * i] = value(near, weights[0]);
-            even[2 * i + 1] = value(near, weights[1]);
+        let pairs = out.len().div_ceil(2);
+        let near =
+            self.blended[..pairs].iter().zip(&self.blended[1..=pairs]).zip(&self.blended[2..pairs + 2]);
+        let (whole, last) = out.as_chunks_mut::<2>();
+        if self.cosited.0 {
+            for (out, ((_, &at), &behind)) in whole.iter_mut().zip(near.clone()) {
+                *out = [(4 * at) << REST, (2 * (at + behind)) << REST];
+            }
+        } else {
+            for (out, ((&before, &at), &behind)) in whole.iter_mut().zip(near.clone()) {
+                *out = [(before + 3 * at) << REST, (3 * at + behind) << REST];
+            }
         }
-        if let [last] = last {
-            let near = [self.blended[pairs], self.blended[pairs + 1], self.blended[pairs + 2]];
-            *last = value(near, weights[0]);
+        // An odd width: the last one has no partner.
+        if let ([last], Some(((&before, &at), _))) = (last, near.last()) {
+            *last = if self.cosited.0 { 4 * at } else { before + 3 * at } << REST;
         }
         Ok(())
     }
 }
 
-fn ycbcr(frame: &VideoFrameRef<&gst::BufferRef>, width: usize, height: usize) -> Result<Vec<u8>, String> {
+#[inline(always)]
+fn ycbcr(
+    vectors: Vectors,
+    frame: &VideoFrameRef<&gst::BufferRef>,
+    width: usize,
+    pixels: &mut [u8],
+) -> Result<(), String> {
     let info = frame.info();
     let matrix = Matrix::of(info);
     let (luma, cb, cr) = (Plane::of(frame, 0)?, Plane::of(frame, 1)?, Plane::of(frame, 2)?);
     let (mut blue_at, mut red_at) = (Upsampler::of(info), Upsampler::of(info));
-    let mut pixels = vec![0; 3 * width * height];
     let (mut blue, mut red) = (vec![0; width], vec![0; width]);
     for (y, out) in pixels.chunks_exact_mut(3 * width).enumerate() {
         for (upsampler, plane, row) in [(&mut blue_at, &cb, &mut blue), (&mut red_at, &cr, &mut red)] {
             upsampler.row(plane, y, row)?;
         }
-        matrix.row(luma.bytes(y, width)?, &blue, &red, out);
+        matrix.row(vectors, luma.bytes(y, width)?, &blue, &red, out);
     }
-    Ok(pixels)
+    Ok(())
 }
 
 /// The colorimetry of pictures.
@@ -413,30 +556,58 @@ pub(crate) fn output_format(header: &image_sdl::Header) -> VideoFormat {
     }
 }
 
-/// The samples of a picture in its [`output_format`], rows without padding.
-pub(crate) fn samples(picture: Picture) -> Vec<u8> {
-    let colour = picture.colour();
+/// Writes the samples of a picture in its [`output_format`] into rows of `stride` bytes; `None` where those are too few or too short.
+pub(crate) fn write(picture: Picture, stride: usize, to: &mut [u8]) -> Option<()> {
+    let (width, height, colour) = (picture.width() as usize, picture.height() as usize, picture.colour());
     let (pixels, alpha, _) = picture.into_parts();
-    let Some(alpha) = alpha else { return pixels };
-    let alpha: Vec<u8> = match alpha {
+    let channels = colour.channels();
+    let row_bytes = width * if alpha.is_some() { 4 } else { channels };
+    if row_bytes > stride || to.len() < stride * (height - 1) + row_bytes {
+        return None;
+    }
+    let rows = to.chunks_mut(stride).zip(pixels.chunks_exact(channels * width));
+    let Some(alpha) = alpha else {
+        rows.for_each(|(to, pixels)| to[..row_bytes].copy_from_slice(pixels));
+        return Some(());
+    };
+    let alpha = match alpha {
         Alpha::Eight(alpha) => alpha,
         Alpha::Sixteen(alpha) => {
             alpha.iter().map(|&a| ((u32::from(a) * 255 + 32_767) / 65_535) as u8).collect()
         }
         Alpha::Float(alpha) => alpha.iter().map(|a| (a * 255.0).round().clamp(0.0, 255.0) as u8).collect(),
     };
-    let mut samples = vec![0; 4 * alpha.len()];
-    let groups = samples.as_chunks_mut::<4>().0.iter_mut();
-    match colour {
-        Colour::Grey => {
-            groups.zip(pixels).zip(alpha).for_each(|((to, v), a)| *to = [v, v, v, a]);
-        }
-        Colour::Rgb => {
-            let pixels = pixels.as_chunks::<3>().0;
-            groups.zip(pixels).zip(alpha).for_each(|((to, &[r, g, b]), a)| *to = [r, g, b, a]);
+    for ((to, pixels), alpha) in rows.zip(alpha.chunks_exact(width)) {
+        let to = to.as_chunks_mut::<4>().0;
+        match colour {
+            Colour::Grey => {
+                to.iter_mut().zip(pixels).zip(alpha).for_each(|((to, &v), &a)| *to = [v, v, v, a])
+            }
+            Colour::Rgb => join(pixels.as_chunks::<3>().0, alpha, to),
         }
     }
-    samples
+    Some(())
+}
+
+/// Alpha beside its colours.
+fn join(pixels: &[[u8; 3]], alpha: &[u8], to: &mut [[u8; 4]]) {
+    // Four at a time, which are three words.
+    let (groups, rest) = pixels.as_flattened().as_chunks::<12>();
+    let (fours, last) = alpha.as_chunks::<4>();
+    let (out, out_last) = to.split_at_mut(4 * fours.len());
+    for ((out, [a, b, c, d, e, f, g, h, high @ ..]), alpha) in
+        out.as_chunks_mut::<4>().0.iter_mut().zip(groups).zip(fours)
+    {
+        let low = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+        let high = u64::from(u32::from_le_bytes(*high));
+        let colours = [low, low >> 24, low >> 48 | high << 16, high >> 8];
+        for ((out, colour), &alpha) in out.iter_mut().zip(colours).zip(alpha) {
+            *out = (colour as u32 & 0xff_ffff | u32::from(alpha) << 24).to_le_bytes();
+        }
+    }
+    for ((out, &[r, g, b]), &alpha) in out_last.iter_mut().zip(rest.as_chunks::<3>().0).zip(last) {
+        *out = [r, g, b, alpha];
+    }
 }
 
 #[cfg(test)]
@@ -472,13 +643,61 @@ mod tests {
                 data.extend((0..65_536).map(|i| (i % 256) as u8));
                 data.extend((0..65_536).map(|i| (i / 256) as u8));
                 let buffer = gst::Buffer::from_mut_slice(data);
-                let picture = picture(&buffer, &info).unwrap();
+                let picture = picture(&buffer, &info, &Pool::default()).unwrap();
                 for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
                     let wanted = reference(y as f32, (i % 256) as f32, (i / 256) as f32, kr, kb, full);
                     for (got, wanted) in pixel.iter().zip(wanted) {
                         assert!((f32::from(*got) - wanted).abs() < 0.8, "{name} {y} {i}: {pixel:?} {wanted}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn alpha_is_joined_at_every_width() {
+        for width in 1..40usize {
+            let pixels: Vec<u8> = (0..2 * 3 * width).map(|i| (i * 7) as u8).collect();
+            let alpha: Vec<u8> = (0..2 * width).map(|i| (255 - i) as u8).collect();
+            let expected: Vec<u8> =
+                pixels.chunks(3).zip(&alpha).flat_map(|(p, &a)| [p[0], p[1], p[2], a]).collect();
+            let picture = Picture::new(width as u32, 2, Colour::Rgb, pixels)
+                .and_then(|picture| picture.with_alpha(Alpha::Eight(alpha)))
+                .unwrap();
+            // Rows with padding behind them, which the last one may lack.
+            let stride = 4 * width + 8;
+            let mut found = vec![0; stride + 4 * width];
+            assert_eq!(write(picture.clone(), stride, &mut found), Some(()));
+            let rows = [&found[..4 * width], &found[stride..]].concat();
+            assert!(rows == expected, "{width}");
+            found.pop();
+            assert_eq!(write(picture, stride, &mut found), None, "a frame that is too small");
+        }
+    }
+
+    #[test]
+    fn vectors_make_no_difference() {
+        gst::init().unwrap();
+        let Some(vectors) = X64V3Token::summon() else {
+            eprintln!("=== SKIPPED: this processor has no AVX2 ===");
+            return;
+        };
+        let pool = Pool::default();
+        for format in FORMATS {
+            // Widths around a block, and odd ones.
+            for width in [1, 2, 61, 63, 64, 65, 131, 256] {
+                let info = VideoInfo::builder(format, width, 5).build().unwrap();
+                let mut noise = 1u32;
+                let mut draw = || {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (noise >> 24) as u8
+                };
+                let buffer =
+                    gst::Buffer::from_mut_slice((0..info.size()).map(|_| draw()).collect::<Vec<u8>>());
+                let plain = picture_by(None, &buffer, &info, &pool).unwrap();
+                let fast = picture_by(Some(vectors), &buffer, &info, &pool).unwrap();
+                assert!(plain == fast, "{format:?} {width}");
+                pool.give_back(fast);
             }
         }
     }
@@ -504,7 +723,7 @@ mod tests {
                 }
             }
             let buffer = gst::Buffer::from_mut_slice(data);
-            let picture = picture(&buffer, &info).unwrap();
+            let picture = picture(&buffer, &info, &Pool::default()).unwrap();
             for (i, pixel) in picture.pixels().chunks_exact(3).enumerate() {
                 let x = (i % width) as f32;
                 // One luma step is half a chroma step, which is 2.

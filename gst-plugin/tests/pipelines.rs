@@ -51,10 +51,8 @@ impl Place {
             .current_dir(self.0.path())
             .env("GST_PLUGIN_PATH", plugin_folder())
             .env("SDL_MODEL_DIR", self.path("models"))
-            .env(
-                "GST_REGISTRY",
-                std::env::temp_dir().join(format!("sdl-test-registry-{}.bin", std::process::id())),
-            )
+            // Kept from one test to the next: what GStreamer finds out about its other plugins takes seconds.
+            .env("GST_REGISTRY", Path::new(env!("CARGO_TARGET_TMPDIR")).join("gst-registry.bin"))
             .env("G_DEBUG", "fatal_warnings")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -140,6 +138,27 @@ fn the_plugin_loads_with_all_its_elements() {
         place.run(&format!("gst-inspect-1.0 --exists --atleast-version=0.1 {element}"));
         let said = place.run(&format!("gst-inspect-1.0 {element}"));
         assert!(!said.contains("Unknown"), "{said}");
+    }
+}
+
+#[test]
+fn what_cargo_c_installs_goes_where_gstreamer_looks_and_names_libraries_that_are_there() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    assert_eq!(manifest["lib"]["name"].as_str(), Some("gstsdl"));
+    let capi = &manifest["package"]["metadata"]["capi"];
+    assert_eq!(capi["library"]["install_subdir"].as_str(), Some("gstreamer-1.0"));
+    // A plugin has neither a version in its name nor a header.
+    assert_eq!(capi["library"]["versioning"].as_bool(), Some(false));
+    assert_eq!(capi["header"]["enabled"].as_bool(), Some(false));
+    let place = Place::new();
+    let libraries = capi["pkg_config"]["requires_private"].as_str().unwrap();
+    place.run(&format!("pkg-config --exists --print-errors {}", libraries.replace(',', " ")));
+    // Every crate of GStreamer that is linked is in it.
+    for (_, dependency) in manifest["dependencies"].as_table().unwrap() {
+        if let Some(package) = dependency.get("package").and_then(toml::Value::as_str) {
+            assert!(libraries.split(", ").any(|name| name == format!("{package}-1.0")), "{package}");
+        }
     }
 }
 
@@ -255,26 +274,145 @@ fn delta_pictures_are_fewer_bytes_in_every_carrier() {
     assert!(all < keys, "{all} bytes, {keys} of key pictures alone");
 }
 
-#[test]
-fn tracks_that_demuxers_do_not_know_are_played() {
-    let place = Place::new();
-    let source = SOURCE.replace("num-buffers=5", "num-buffers=20");
-    // No muxer of GStreamer knows SDL: these are told that it is JPEG, and then the code of the track is changed in the file.
-    for (muxer, demuxer, jpeg, ours) in
-        [("matroskamux", "matroskademux", &b"MJPG"[..], &b"SDL0"[..]), ("qtmux", "qtdemux", b"jpeg", b"sdl0")]
-    {
+/// A way to keep pictures in a film. No muxer of GStreamer knows SDL: it is told that they are something else, and then the code of the
+/// track is changed in the file.
+struct Film {
+    muxer: &'static str,
+    demuxer: &'static str,
+    /// What the muxer is told.
+    caps: &'static str,
+    /// The code of the track that it writes, and ours.
+    codes: [&'static [u8]; 2],
+    /// The file says which pictures are key pictures.
+    keys: bool,
+}
+
+const FILMS: [Film; 3] = [
+    Film {
+        muxer: "matroskamux",
+        demuxer: "matroskademux",
+        caps: "image/jpeg",
+        codes: [b"MJPG", b"SDL0"],
+        keys: true,
+    },
+    Film { muxer: "qtmux", demuxer: "qtdemux", caps: "video/x-h263", codes: [b"h263", b"sdl0"], keys: true },
+    // Every picture of JPEG is a key picture, so the file does not say it of any.
+    Film { muxer: "qtmux", demuxer: "qtdemux", caps: "image/jpeg", codes: [b"jpeg", b"sdl0"], keys: false },
+];
+
+impl Film {
+    /// Writes 20 pictures, 5 a second, a key picture each second.
+    fn write(&self, place: &Place) {
+        let source = SOURCE.replace("videotestsrc num-buffers=5", "videotestsrc num-buffers=20 pattern=ball");
+        let Film { muxer, caps, codes: [theirs, ours], .. } = self;
         place.run(&format!(
             "gst-launch-1.0 -q {source} ! sdlenc delta=true interval=1000000000 ! capssetter replace=true join=false \
-             caps=image/jpeg,width=160,height=120,framerate=5/1 ! {muxer} ! filesink location=film"
+             caps={caps},width=160,height=120,framerate=5/1 ! {muxer} ! filesink location=film"
         ));
         let mut film = place.read("film");
         let header = film.windows(4).position(|bytes| bytes == b"stsd").unwrap_or(0);
-        let at = header + film[header..].windows(jpeg.len()).position(|bytes| bytes == jpeg).unwrap();
+        let at = header + film[header..].windows(theirs.len()).position(|bytes| bytes == *theirs).unwrap();
         film[at..at + ours.len()].copy_from_slice(ours);
         std::fs::write(place.path("film"), film).unwrap();
-        assert_eq!(place.count(&format!("filesrc location=film ! {demuxer} ! sdldec")), 20, "{muxer}");
-        assert_eq!(place.count("filesrc location=film ! decodebin"), 20, "{muxer}");
     }
+}
+
+#[test]
+fn tracks_that_demuxers_do_not_know_are_played() {
+    for film in FILMS {
+        let place = Place::new();
+        film.write(&place);
+        for decode in [&format!("{} ! sdldec", film.demuxer), "decodebin"] {
+            assert_eq!(
+                place.count(&format!("filesrc location=film ! {decode}")),
+                20,
+                "{} {decode}",
+                film.caps
+            );
+        }
+    }
+}
+
+/// The frames that are shown, in milliseconds and pixels, and the warnings: from the beginning, or behind a seek.
+fn shown(description: &str, seek: Option<(gst::SeekFlags, u64)>) -> (Vec<(u64, Vec<u8>)>, Vec<String>) {
+    use gst::prelude::*;
+    let description = format!("{description} ! fakesink name=sink sync=false signal-handoffs=true");
+    let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    pipeline.by_name("sink").unwrap().connect("handoff", false, move |values| {
+        let buffer = values[1].get::<gst::Buffer>().unwrap();
+        sender.send((buffer.pts().unwrap().mseconds(), common::bytes(&buffer))).unwrap();
+        None
+    });
+    let patience = gst::ClockTime::from_seconds(PATIENCE.as_secs());
+    if let Some((flags, to)) = seek {
+        // What is there before the seek is not handed off.
+        pipeline.set_state(gst::State::Paused).unwrap();
+        pipeline.state(patience).0.unwrap();
+        pipeline.seek_simple(gst::SeekFlags::FLUSH | flags, gst::ClockTime::from_mseconds(to)).unwrap();
+        pipeline.state(patience).0.unwrap();
+    }
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut warnings = Vec::new();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Warning];
+    loop {
+        let message = pipeline.bus().unwrap().timed_pop_filtered(patience, &kinds).unwrap();
+        match message.view() {
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
+            other => panic!("{description}: {other:?}"),
+        }
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    (receiver.try_iter().collect(), warnings)
+}
+
+#[test]
+fn seeks_into_a_sequence_show_what_playing_shows() {
+    use gst::SeekFlags;
+    common::init();
+    // Both are in the middle of delta pictures, with key pictures at whole seconds. `first` is where pictures begin.
+    let check = |description: &str, first: &dyn Fn(SeekFlags, u64) -> u64| {
+        let (all, warnings) = shown(description, None);
+        assert!(all.len() == 20 && warnings.is_empty(), "{description}: {} {warnings:?}", all.len());
+        for (flags, to) in [SeekFlags::ACCURATE, SeekFlags::KEY_UNIT]
+            .into_iter()
+            .flat_map(|flags| [(flags, 600), (flags, 2400)])
+        {
+            let (seen, warnings) = shown(description, Some((flags, to)));
+            let first = first(flags, to);
+            assert_eq!(seen.first().map(|(time, _)| *time), Some(first), "{description} {flags:?} {to}");
+            let expected = all.iter().position(|(time, _)| *time == first).unwrap();
+            assert!(seen == all[expected..], "{description} {flags:?} {to}");
+            // Who has to wait is told so.
+            assert_eq!(warnings.len(), usize::from(first > to), "{description} {flags:?} {to}: {warnings:?}");
+            assert!(
+                warnings.iter().all(|text| text.contains("Waiting for the next key picture")),
+                "{warnings:?}"
+            );
+        }
+    };
+    for film in FILMS {
+        let place = Place::new();
+        film.write(&place);
+        let first = |flags: SeekFlags, to: u64| match (film.keys, flags) {
+            // A file that does not know key pictures leads to a delta picture.
+            (false, _) => to.next_multiple_of(1000),
+            (true, SeekFlags::KEY_UNIT) => to / 1000 * 1000,
+            (true, _) => to,
+        };
+        check(
+            &format!("filesrc location={} ! {} ! sdldec", place.path("film").display(), film.demuxer),
+            &first,
+        );
+    }
+    let place = Place::new();
+    let source = SOURCE.replace("videotestsrc num-buffers=5", "videotestsrc num-buffers=20 pattern=ball");
+    place.run(&format!(
+        "gst-launch-1.0 -q {source} ! sdlenc delta=true interval=1000000000 frame-duration=true ! filesink location=x.sdl"
+    ));
+    // The base class of parsers goes to the very picture, whatever it is asked for.
+    check(&format!("filesrc location={} ! sdlparse ! sdldec", place.path("x.sdl").display()), &|_, to| to);
 }
 
 #[test]

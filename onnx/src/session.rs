@@ -59,7 +59,10 @@ impl Graph for Shared {
 }
 
 pub(crate) fn graph(bundle: &Bundle, role: &str, options: &RunOptions) -> Result<Arc<dyn Graph>, Error> {
-    let backend = engine::resolve(options)?;
+    // The graphs of a bit-exact decoder; how a picture is analysed is nobody's promise.
+    let exact = bundle.manifest().pixels.exact
+        && [role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::HYPER_SYNTHESIS].contains(&role);
+    let backend = if exact { engine::resolve_exact(options)? } else { engine::resolve(options)? };
     let key = Key {
         bundle: bundle.id(),
         role: role.to_owned(),
@@ -82,6 +85,7 @@ pub(crate) fn graph(bundle: &Bundle, role: &str, options: &RunOptions) -> Result
     };
     // A failure leaves the place empty, and the next caller tries again.
     shared.0.get_or_try_init(|| {
+        let options = &RunOptions { backend, ..options.clone() };
         let graph = engine::engine_for(options)?.load(&bundle.graph_source(role)?, options)?;
         let problem = |problem: String| Error::Signature {
             bundle: bundle.label().to_owned(),

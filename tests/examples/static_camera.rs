@@ -1,10 +1,22 @@
-//! What delta pictures save where a camera does not move: `static_camera [FRAMES] [QUALITY...]`.
+//! What delta pictures save where a camera does not move: `static_camera [light] [FRAMES] [QUALITY...]`; `light`: the scene grows lighter by
+//! one level a frame.
 #![allow(clippy::unwrap_used, reason = "a program for developers")]
 
-use image_sdl::{DecodeOptions, EncodeOptions, Model, SequenceDecoder, SequenceEncoder, decode, encode_with};
+use image_sdl::{
+    DecodeOptions, EncodeOptions, Model, Picture, SequenceDecoder, SequenceEncoder, decode, encode_with,
+};
 use sdl_tests::{psnr, static_camera};
 
+/// The same a number of levels lighter.
+fn lighter(picture: Picture, levels: u32) -> Picture {
+    let (width, height, colour) = (picture.width(), picture.height(), picture.colour());
+    let (pixels, ..) = picture.into_parts();
+    let pixels = pixels.into_iter().map(|sample| sample.saturating_add(levels as u8)).collect();
+    Picture::new(width, height, colour, pixels).unwrap()
+}
+
 fn main() {
+    let light = std::env::args().any(|word| word == "light");
     let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let frames = numbers.first().copied().unwrap_or(25);
     let qualities = if numbers.len() > 1 { numbers[1..].to_vec() } else { vec![20, 50, 80] };
@@ -17,7 +29,7 @@ fn main() {
         let mut decoder = SequenceDecoder::new();
         let (mut keys, mut deltas, mut key_psnr, mut delta_psnr, mut worst) = (0, 0, 0.0, 0.0, 0.0f64);
         for frame in 0..=frames {
-            let picture = static_camera(frame);
+            let picture = lighter(static_camera(frame), if light { frame } else { 0 });
             let delta = encoder.encode(&picture, &settings).unwrap();
             let shown = decoder.decode(&delta.bytes, &options).unwrap();
             if !delta.delta {

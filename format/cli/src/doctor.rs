@@ -102,6 +102,12 @@ impl Examined {
         }
     }
 
+    /// What decodes bit-exact models, unless somebody asks for another engine.
+    fn exact(&self) -> Option<&'static str> {
+        let asked = std::env::var("SDL_BACKEND").is_ok_and(|given| given.trim().eq_ignore_ascii_case("ort"));
+        onnx::exact_engine().filter(|_| !asked)
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "sdl {} on {} {}, {} processors\n\nEngine: {}\n\n",
@@ -111,6 +117,11 @@ impl Examined {
             std::thread::available_parallelism().map_or(1, usize::from),
             self.why()
         );
+        if let Some(vectors) = self.exact() {
+            text += &format!(
+                "Decoding with bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\n\n"
+            );
+        }
         let report = onnx::report().to_string();
         text += &format!("Where ONNX Runtime was looked for: {report}\n\n");
         let (with, without): (Vec<_>, Vec<_>) =
@@ -251,6 +262,7 @@ impl Examined {
             "healthy": self.healthy(),
             "backend": self.chosen.as_ref().ok().map(ToString::to_string),
             "reason": self.why(),
+            "exact_engine": self.exact(),
             "onnx_runtime": { "version": onnx::report().version(), "places": places },
             "providers": providers,
             "builtin": onnx::builtin().ok().map(|bundle| json!({

@@ -9,9 +9,11 @@ use gst_tag::prelude::TagListExt;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use gst_video::video_codec_state::Readable;
-use gst_video::{VideoCodecFrame, VideoCodecState, VideoFormat};
+use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoCodecState, VideoFormat};
 use image_sdl::onnx::role;
-use image_sdl::{BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Model, Synthesis};
+use image_sdl::{
+    BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Method, Model, Picture, Synthesis,
+};
 
 use super::PixelDecoder;
 use crate::chain::{Chain, Link};
@@ -72,8 +74,7 @@ impl Default for Settings {
 /// A decoded picture.
 struct Decoded {
     header: Header,
-    samples: Vec<u8>,
-    metadata: Metadata,
+    picture: Picture,
     /// Time spent in the codec.
     time: Duration,
 }
@@ -81,8 +82,8 @@ struct Decoded {
 /// What became of a picture.
 enum Outcome {
     Shown(Decoded),
-    /// It came too late to be shown.
-    Late,
+    /// It is only the reference of others.
+    Hidden,
 }
 
 struct State {
@@ -159,10 +160,14 @@ impl SdlDec {
         let Some(mut frame) = obj.frame(number) else { return Ok(gst::FlowSuccess::Ok) };
         let decoded = match outcome {
             Ok(Ok(Outcome::Shown(decoded))) => decoded,
-            Ok(Ok(Outcome::Late)) => return obj.drop_frame(frame),
+            Ok(Ok(Outcome::Hidden)) => return self.hide(frame),
             Ok(Err(error @ Error::MissingReference { .. })) => {
+                // Nobody misses what is not to be shown: the key picture may come before that.
+                let hidden = frame.flags().contains(VideoCodecFrameFlags::DECODE_ONLY);
                 obj.release_frame(frame);
-                self.wait_for_key(&error);
+                if !hidden {
+                    self.wait_for_key(&error);
+                }
                 return Ok(gst::FlowSuccess::Ok);
             }
             Ok(Err(error)) => {
@@ -180,16 +185,36 @@ impl SdlDec {
             state.waiting = false;
         }
         self.negotiate_for(&decoded.header)?;
-        self.send_tags(decoded.metadata);
-        let row = decoded.samples.len() / usize::from(decoded.header.height);
-        // Rows of raw video are padded to 4 bytes: where there is no padding, the samples are the buffer.
-        if row % 4 == 0 {
-            frame.set_output_buffer(gst::Buffer::from_mut_slice(decoded.samples));
+        let mut picture = decoded.picture;
+        self.send_tags(std::mem::take(&mut picture.metadata));
+        let row = picture.pixels().len() / usize::from(decoded.header.height);
+        // Rows of raw video are padded to 4 bytes: where there is neither padding nor alpha, the pixels are the buffer.
+        if picture.alpha().is_none() && row % 4 == 0 {
+            frame.set_output_buffer(gst::Buffer::from_mut_slice(picture.into_parts().0));
         } else {
             obj.allocate_output_frame(&mut frame, None)?;
-            self.copy_rows(&mut frame, &decoded.samples, row)?;
+            self.write_rows(&mut frame, picture)?;
         }
         obj.finish_frame(frame)
+    }
+
+    /// A picture that is not to be shown.
+    fn hide(&self, frame: VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        if frame.flags().contains(VideoCodecFrameFlags::DECODE_ONLY) {
+            obj.finish_frame(frame)
+        } else {
+            // Dropped because it is late, which is told upstream.
+            obj.drop_frame(frame)
+        }
+    }
+
+    /// Whether a frame ends in front of the segment, as those do from which a seek begins to decode.
+    fn is_before_segment(&self, frame: &VideoCodecFrame<'_>) -> bool {
+        let segment = self.obj().input_segment();
+        let start = segment.downcast_ref::<gst::ClockTime>().and_then(|segment| segment.start());
+        let end = frame.pts().zip(frame.duration()).map(|(pts, duration)| pts + duration);
+        segment.rate() > 0.0 && start.zip(end).is_some_and(|(start, end)| end <= start)
     }
 
     /// A delta picture whose reference was lost, or has never been there: said once, and a key picture is asked for.
@@ -269,12 +294,7 @@ impl SdlDec {
         self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
     }
 
-    fn copy_rows(
-        &self,
-        frame: &mut VideoCodecFrame<'_>,
-        samples: &[u8],
-        row: usize,
-    ) -> Result<(), gst::FlowError> {
+    fn write_rows(&self, frame: &mut VideoCodecFrame<'_>, picture: Picture) -> Result<(), gst::FlowError> {
         let info = self.obj().output_state().map(|state| state.info().clone());
         let (Some(info), Some(buffer)) = (info, frame.output_buffer_mut()) else {
             return Err(gst::FlowError::Error);
@@ -283,10 +303,7 @@ impl SdlDec {
             .map_err(|_| gst::FlowError::Error)?;
         let stride = usize::try_from(target.plane_stride()[0]).map_err(|_| gst::FlowError::Error)?;
         let plane = target.plane_data_mut(0).map_err(|_| gst::FlowError::Error)?;
-        for (to, from) in plane.chunks_mut(stride).zip(samples.chunks_exact(row)) {
-            to.get_mut(..row).ok_or(gst::FlowError::Error)?.copy_from_slice(from);
-        }
-        Ok(())
+        convert::write(picture, stride, plane).ok_or(gst::FlowError::Error)
     }
 
     /// The model that a picture names.
@@ -334,15 +351,19 @@ impl SdlDec {
     }
 }
 
-/// The work on a picture, on any thread. Of one that is late, only what the next one needs.
+/// The work on a picture, on any thread. Of one that is hidden, only what the next one needs.
 fn decode(
     mut decoder: Decoder<Cursor<&[u8]>>,
     header: Header,
     options: &DecodeOptions,
     delta: bool,
     link: Link,
-    late: bool,
+    hidden: bool,
 ) -> Result<Outcome, Error> {
+    if hidden && header.method != Method::Trained {
+        // No other can be coded against it.
+        return Ok(Outcome::Hidden);
+    }
     let mut time = Duration::ZERO;
     // Waiting for the picture before is no time of this one.
     link.pass(!delta, |before| {
@@ -351,14 +372,13 @@ fn decode(
         time = start.elapsed();
         Ok(((), reference))
     })?;
-    if late {
-        return Ok(Outcome::Late);
+    if hidden {
+        return Ok(Outcome::Hidden);
     }
     let start = Instant::now();
-    let mut picture = decoder.decode(options)?;
+    let picture = decoder.decode(options)?;
     time += start.elapsed();
-    let metadata = std::mem::take(&mut picture.metadata);
-    Ok(Outcome::Shown(Decoded { header, samples: convert::samples(picture), metadata, time }))
+    Ok(Outcome::Shown(Decoded { header, picture, time }))
 }
 
 /// Whether the caps promise one whole picture a buffer, as those of demuxers do.
@@ -521,7 +541,7 @@ impl VideoDecoderImpl for SdlDec {
         }
     }
 
-    fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn handle_frame(&self, mut frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
         let number = frame.system_frame_number();
         let late = obj.is_qos() && obj.max_decode_time(&frame) < 0;
@@ -534,11 +554,20 @@ impl VideoDecoderImpl for SdlDec {
             state.has_delta |= delta;
             state.has_delta
         });
-        if late {
-            gst::debug!(CAT, imp = self, "frame {number} is late");
-            if !has_delta {
-                return obj.drop_frame(frame);
-            }
+        if self.is_before_segment(&frame) {
+            frame.set_flags(VideoCodecFrameFlags::DECODE_ONLY);
+        }
+        let hidden = late || frame.flags().contains(VideoCodecFrameFlags::DECODE_ONLY);
+        if hidden {
+            gst::debug!(
+                CAT,
+                imp = self,
+                "frame {number} is {}",
+                if late { "late" } else { "before the segment" }
+            );
+        }
+        if late && !has_delta {
+            return self.hide(frame);
         }
         drop(frame);
         let settings = self.settings().clone();
@@ -561,7 +590,7 @@ impl VideoDecoderImpl for SdlDec {
                     let link = state.chain.link();
                     state.workers.push(number, move || {
                         let decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
-                        decode(decoder, header, &options, delta, link, late)
+                        decode(decoder, header, &options, delta, link, hidden)
                     });
                 }
             }
@@ -581,6 +610,7 @@ impl VideoDecoderImpl for SdlDec {
         if let Some(state) = self.state().as_mut() {
             state.workers.clear();
             state.chain.cut();
+            state.waiting = false;
             state.scanner.reset();
             state.next_look = 0;
         }

@@ -1,4 +1,4 @@
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -11,7 +11,7 @@ use image_sdl::{Analysed, EncodeOptions, Error, MAX_EFFORT, Model, Picture};
 use super::KeyFrames;
 use super::select::{self, Rules, Selector};
 use crate::chain::{Chain, Link};
-use crate::convert;
+use crate::convert::{self, Pool};
 use crate::scan::MEDIA_TYPE;
 use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, worker_count};
 use crate::workers::{Lost, Workers};
@@ -113,6 +113,7 @@ struct State {
     info: Option<VideoInfo>,
     selector: Selector,
     chain: Chain,
+    pool: Arc<Pool>,
     snapshot_taken: bool,
 }
 
@@ -262,9 +263,10 @@ fn encode(
     info: &VideoInfo,
     options: &EncodeOptions,
     coding: Coding,
+    pool: &Pool,
 ) -> Outcome {
     let start = Instant::now();
-    let picture = match convert::picture(buffer, info) {
+    let picture = match convert::picture(buffer, info, pool) {
         Ok(picture) => picture,
         Err(problem) => return Outcome::Unreadable(problem),
     };
@@ -273,12 +275,12 @@ fn encode(
         Coding::Key => image_sdl::encode_with(model, &picture, options),
         Coding::Sequence { key, link } => encode_next(model, &picture, options, key, link),
     };
+    let encode = start.elapsed() - converted;
+    pool.give_back(picture);
     match encoded {
-        Ok(encoded) => Outcome::File {
-            bytes: encoded.bytes,
-            key: !encoded.delta,
-            times: (converted, start.elapsed() - converted),
-        },
+        Ok(encoded) => {
+            Outcome::File { bytes: encoded.bytes, key: !encoded.delta, times: (converted, encode) }
+        }
         Err(error) => Outcome::Failed(error),
     }
 }
@@ -379,6 +381,7 @@ impl VideoEncoderImpl for SdlEnc {
             info: None,
             selector: Selector::default(),
             chain: Chain::default(),
+            pool: Arc::default(),
             snapshot_taken: false,
         });
         Ok(())
@@ -403,6 +406,8 @@ impl VideoEncoderImpl for SdlEnc {
                 state.info = Some(info.clone());
                 state.selector.reset();
                 state.chain.cut();
+                // Another size: nothing is taken from the old one again.
+                state.pool = Arc::default();
                 state.workers.threads()
             }
             None => 0,
@@ -431,7 +436,7 @@ impl VideoEncoderImpl for SdlEnc {
         let obj = self.obj();
         {
             let mut guard = self.state();
-            let Some(State { model, workers, info: Some(info), selector, chain, snapshot_taken }) =
+            let Some(State { model, workers, info: Some(info), selector, chain, pool, snapshot_taken }) =
                 guard.as_mut()
             else {
                 return Err(gst::FlowError::NotNegotiated);
@@ -464,8 +469,8 @@ impl VideoEncoderImpl for SdlEnc {
                     let threads = tile_threads(model, workers.threads() > 0 && workers.is_idle());
                     let mut options = settings.options().with_threads(threads);
                     options.duration = duration;
-                    let (model, info) = (model.clone(), info.clone());
-                    workers.push(number, move || encode(&model, &buffer, &info, &options, coding));
+                    let (model, info, pool) = (model.clone(), info.clone(), Arc::clone(pool));
+                    workers.push(number, move || encode(&model, &buffer, &info, &options, coding, &pool));
                 }
                 _ => workers.push_done(number, Outcome::Dropped),
             }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gst::glib;
@@ -37,6 +38,8 @@ struct State {
     sink_caps: Option<gst::Caps>,
     /// Width, height and framerate of the caps that were sent last.
     sent: Option<(u16, u16, gst::Fraction)>,
+    /// Where key pictures have been seen.
+    keys: BTreeSet<gst::ClockTime>,
 }
 
 /// The implementation of `sdlparse`.
@@ -100,6 +103,29 @@ impl SdlParse {
             Ok(())
         } else {
             Err(gst::FlowError::NotNegotiated)
+        }
+    }
+}
+
+impl SdlParse {
+    /// Tells the base class, whose index does not tell key pictures from others, to begin a seek at the last key picture that is known
+    /// before that time.
+    fn lead_in(&self, to: gst::ClockTime) {
+        let (key, framerate) = {
+            let state = self.state();
+            let (Some(&key), Some((_, _, framerate))) = (state.keys.range(..=to).next_back(), state.sent)
+            else {
+                return;
+            };
+            (key, framerate)
+        };
+        let (Ok(numer), Ok(denom)) = (u64::try_from(framerate.numer()), u64::try_from(framerate.denom()))
+        else {
+            return;
+        };
+        let frames = (to - key).nseconds().mul_div_ceil(numer, denom * gst::ClockTime::SECOND.nseconds());
+        if let Some(frames) = frames.and_then(|frames| u32::try_from(frames).ok()).filter(|_| numer > 0) {
+            self.obj().set_frame_rate(framerate, frames, 0);
         }
     }
 }
@@ -171,6 +197,15 @@ impl BaseParseImpl for SdlParse {
         self.parent_sink_event(event)
     }
 
+    fn src_event(&self, event: gst::Event) -> bool {
+        if let gst::EventView::Seek(seek) = event.view()
+            && let (_, _, gst::SeekType::Set, gst::GenericFormattedValue::Time(Some(to)), ..) = seek.get()
+        {
+            self.lead_in(to);
+        }
+        self.parent_src_event(event)
+    }
+
     fn handle_frame(
         &self,
         mut frame: gst_base::BaseParseFrame,
@@ -214,5 +249,19 @@ impl BaseParseImpl for SdlParse {
         obj.set_min_frame_size(MIN_HEADER_BYTES as u32);
         gst::debug!(CAT, imp = self, "{lost} bytes are no whole picture");
         Ok((gst::FlowSuccess::Ok, u32::try_from(lost).unwrap_or(u32::MAX)))
+    }
+
+    fn pre_push_frame(
+        &self,
+        frame: &mut gst_base::BaseParseFrame,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if let Some(buffer) = frame.buffer()
+            && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+        {
+            self.state().keys.extend(buffer.pts());
+        }
+        // Without the flag that asks for it, the base class does not drop pictures in front of the segment: those behind a seek may be
+        // coded against them. The decoder does not show them.
+        Ok(gst::FlowSuccess::Ok)
     }
 }

@@ -1,8 +1,12 @@
 """The arithmetic of onnx/train/denoiser.py; what its network gains is in docs/results/denoiser.md."""
 
+import os
+import shutil
+import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
@@ -42,3 +46,46 @@ def test_the_trained_denoiser_comes_closer_to_the_clean_latent_of_a_picture_it_h
     gains = denoiser.gains(network, analysis.float()(picture) * checkpoint["scale"])
     # One step at the steps of a quantiser from 1 to 4 standard deviations, dB of the latent's error; on crops held out from training 0.6 to 1.3.
     assert min(gains[f"gain_{step}"] for step in (1, 2, 3, 4)) > 0.2, gains
+
+
+@pytest.fixture
+def gst_launch(sdl, tmp_path):
+    """Runs a pipeline with the plugin that lies beside the program, and its models."""
+    plugin = sdl.program.with_name("libgstsdl.so")
+    if not shutil.which("gst-launch-1.0") or not plugin.exists():
+        pytest.skip(f"SKIPPED: no gst-launch-1.0, or no {plugin}, so nothing is known of sdldec and real denoisers")
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    shutil.copy(plugin, folder)
+    environment = os.environ | {
+        "SDL_MODEL_DIR": str(sdl.folder / "store"),
+        "GST_PLUGIN_PATH": str(folder),
+        "GST_REGISTRY": str(tmp_path / "registry.bin"),
+        "G_DEBUG": "fatal_warnings",
+    }
+
+    def run(pipeline):
+        subprocess.run(["gst-launch-1.0", "-q", *pipeline.split()], env=environment, check=True, cwd=tmp_path, timeout=300)
+
+    return run
+
+
+def test_sdldec_denoises_in_as_many_steps_as_the_program(shared, export, sdl, gst_launch, tmp_path):
+    import tiny_autoencoder
+
+    folder = tmp_path / "taef2"
+    denoiser_folder = ROOT / "onnx" / "models" / "taef2-denoiser"
+    export(tiny_autoencoder, shared / "models" / "taef2", folder, "--licence", "MIT", "--source", "the tests", "--denoiser", denoiser_folder)
+    sdl("model", "import", folder)
+    # Rows of four samples without padding.
+    Image.open(ROOT / "tests" / "pictures" / "nyc.png").convert("RGB").crop((0, 0, 128, 96)).save(tmp_path / "picture.png")
+    sdl("encode", tmp_path / "picture.png", tmp_path / "picture.sdl", "--model", "taef2", "--quality", "12")
+    seen = []
+    # -1 is what the file says.
+    for steps in (-1, 0, 1, 4):
+        sdl("decode", tmp_path / "picture.sdl", tmp_path / "back.png", *(["--denoise-steps", steps] if steps >= 0 else []))
+        gst_launch(f"filesrc location=picture.sdl ! sdldec denoise-steps={steps} ! filesink location=back.rgb")
+        back = np.array(Image.open(tmp_path / "back.png").convert("RGB"))
+        assert (tmp_path / "back.rgb").read_bytes() == back.tobytes(), steps
+        seen.append(back.tobytes())
+    assert len(set(seen)) == 3 and seen[0] in seen[2:]

@@ -1,5 +1,7 @@
 //! The engines behind one small trait: load a graph, run it on named tensors.
 
+#[cfg(all(feature = "rten", target_arch = "x86_64"))]
+mod exact;
 mod library;
 #[cfg(feature = "onnxruntime")]
 mod ort;
@@ -69,7 +71,9 @@ pub trait Engine: Send + Sync {
 /// Which engine to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// What the environment variable `SDL_BACKEND` says; without it ONNX Runtime where one is found, else Rust.
+    /// What the environment variable `SDL_BACKEND` says; without it ONNX Runtime where one is found, else Rust. The decoder of a
+    /// bit-exact bundle is the same everywhere: without the variable it runs in Rust where the processor has the vectors for it
+    /// (see [`exact_engine`]), which is faster, and ONNX Runtime is not even looked for.
     #[default]
     Auto,
     /// ONNX Runtime (`ort`).
@@ -140,15 +144,19 @@ impl RunOptions {
     }
 }
 
+/// What the environment says, if it does.
+fn given_backend() -> Result<Option<Backend>, Error> {
+    let Some(given) = std::env::var_os(BACKEND_VARIABLE) else { return Ok(None) };
+    let backend = Backend::parse(&given.to_string_lossy(), "environment variable SDL_BACKEND")?;
+    Ok(Some(backend).filter(|backend| *backend != Backend::Auto))
+}
+
 /// What [`Backend::Auto`] is on this machine, now: never `Auto` itself.
 ///
 /// A library that `ORT_DYLIB_PATH` names and that cannot be loaded is an error, and so is a wrong `SDL_BACKEND`.
 pub fn auto_backend() -> Result<Backend, Error> {
-    if let Some(given) = std::env::var_os(BACKEND_VARIABLE) {
-        let backend = Backend::parse(&given.to_string_lossy(), "environment variable SDL_BACKEND")?;
-        if backend != Backend::Auto {
-            return Ok(backend);
-        }
+    if let Some(backend) = given_backend()? {
+        return Ok(backend);
     }
     if !cfg!(feature = "onnxruntime") {
         return Ok(Backend::Rust);
@@ -186,6 +194,25 @@ pub(crate) fn resolve(options: &RunOptions) -> Result<Backend, Error> {
         }),
         (backend, _) => Ok(backend),
     }
+}
+
+/// The backend for a graph that every engine runs to the same bits: where the processor has what the exact engine wants, no
+/// other one is looked for, let alone loaded, unless somebody asks for it.
+pub(crate) fn resolve_exact(options: &RunOptions) -> Result<Backend, Error> {
+    let free = options.backend == Backend::Auto && options.accelerator().is_none();
+    if free && exact_engine().is_some() && given_backend()?.is_none() {
+        return Ok(Backend::Rust);
+    }
+    resolve(options)
+}
+
+/// What the exact engine, which is part of [`Backend::Rust`], runs bit-exact graphs on: the vectors of this processor that it uses.
+/// `None` where it has none that it can use, or this build has no Rust backend.
+pub fn exact_engine() -> Option<&'static str> {
+    #[cfg(all(feature = "rten", target_arch = "x86_64"))]
+    return exact::vectors();
+    #[cfg(not(all(feature = "rten", target_arch = "x86_64")))]
+    return None;
 }
 
 /// The engine that `options` ask for.

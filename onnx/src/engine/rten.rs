@@ -40,6 +40,17 @@ impl Engine for Rten {
     }
 
     fn load(&self, source: &GraphSource, options: &RunOptions) -> Result<Box<dyn Graph>, Error> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(graph) = super::exact::load(source) {
+            return Ok(graph);
+        }
+        load(source, options)
+    }
+}
+
+/// Loads any graph.
+pub(super) fn load(source: &GraphSource, options: &RunOptions) -> Result<Box<dyn Graph>, Error> {
+    {
         let failed =
             |reason: String| Error::Load { graph: source.name().to_owned(), engine: NAME.to_owned(), reason };
         let load = || -> Result<RtenModel, String> {

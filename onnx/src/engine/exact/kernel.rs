@@ -1,0 +1,520 @@
+//! The loops of the exact engine, for the vectors that the processor has.
+//!
+//! The one leaf of this crate with `unsafe` in it: functions for processor features that were found, and loads through pointers into
+//! slices whose lengths were checked. Every variant gives the same integers: products of unsigned bytes with 7-bit weights, added
+//! up to less than 2^24 (docs/FORMAT.md), then `round half to even (sum * 2^-s)`, which is exact in `f32`.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+/// Columns of a vector of sums.
+pub(super) const LANES: usize = 16;
+/// Rows that a product of matrices takes at a time.
+const ROWS: usize = 6;
+
+/// What the processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isa {
+    Avx2,
+    /// AVX-512 with its instructions for bytes (VNNI).
+    Vnni,
+}
+
+impl Isa {
+    /// The best there is; `None` where this engine would be slow.
+    pub fn find() -> Option<Self> {
+        let has_vnni = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni");
+        if has_vnni { Some(Isa::Vnni) } else { is_x86_feature_detected!("avx2").then_some(Isa::Avx2) }
+    }
+}
+
+/// How sums become bytes.
+#[derive(Debug)]
+pub(super) struct Requantiser {
+    /// Added to the sum of each output channel.
+    pub bias: Vec<i32>,
+    /// A power of two for each output channel.
+    pub scale: Vec<f32>,
+    pub zero: u8,
+}
+
+/// Weights (K, N) as the products take them: (K / 4, N, 4).
+#[derive(Debug)]
+pub(super) struct Matrix {
+    pub inputs: usize,
+    pub outputs: usize,
+    packed: Vec<i8>,
+}
+
+impl Matrix {
+    /// `weights` are (N, K); K is a multiple of 4 and N of [`LANES`].
+    pub fn new(weights: &[i8], inputs: usize) -> Option<Self> {
+        let outputs = weights.len().checked_div(inputs)?;
+        if inputs % 4 != 0 || outputs % LANES != 0 || inputs * outputs != weights.len() || outputs == 0 {
+            return None;
+        }
+        let mut packed = Vec::with_capacity(weights.len());
+        for k in (0..inputs).step_by(4) {
+            for n in 0..outputs {
+                packed.extend_from_slice(&weights[n * inputs + k..][..4]);
+            }
+        }
+        Some(Matrix { inputs, outputs, packed })
+    }
+}
+
+/// Calls a function of a number of vectors, which is a constant in it.
+macro_rules! with_vectors {
+    ($count:expr, $call:ident::<$rows:literal>($($argument:expr),*)) => {
+        match $count {
+            1 => $call::<$rows, 1>($($argument),*),
+            2 => $call::<$rows, 2>($($argument),*),
+            3 => $call::<$rows, 3>($($argument),*),
+            _ => $call::<$rows, 4>($($argument),*),
+        }
+    };
+}
+
+/// (M, K) bytes times (K, N) weights, requantised: (M, N) bytes.
+pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser, out: &mut [u8]) {
+    let rows = bytes.len() / matrix.inputs;
+    assert_eq!(bytes.len(), rows * matrix.inputs);
+    assert_eq!(out.len(), rows * matrix.outputs);
+    assert!(to.bias.len() == matrix.outputs && to.scale.len() == matrix.outputs);
+    let vectors = matrix.outputs / LANES;
+    // As even as can be: three and three rather than four and two.
+    let blocks = vectors.div_ceil(4);
+    let mut done = 0;
+    for block in 0..blocks {
+        let count = (vectors - done) / (blocks - block);
+        let column = done * LANES;
+        let whole = rows - rows % ROWS;
+        // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
+        unsafe {
+            match isa {
+                Isa::Vnni => {
+                    with_vectors!(count, product_vnni::<6>(bytes, matrix, to, out, column, 0..whole));
+                    with_vectors!(count, product_vnni::<1>(bytes, matrix, to, out, column, whole..rows));
+                }
+                Isa::Avx2 => {
+                    for half in 0..2 * count {
+                        let column = column + half * LANES / 2;
+                        product_avx2(bytes, matrix, to, out, column, rows);
+                    }
+                }
+            }
+        }
+        done += count;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn product_vnni<const R: usize, const V: usize>(
+    bytes: &[u8],
+    matrix: &Matrix,
+    to: &Requantiser,
+    out: &mut [u8],
+    column: usize,
+    rows: std::ops::Range<usize>,
+) {
+    let Matrix { inputs, outputs, packed } = matrix;
+    let (inputs, outputs) = (*inputs, *outputs);
+    let zero = _mm512_set1_epi32(to.zero.into());
+    for row in rows.step_by(R) {
+        let mut sums = [[_mm512_setzero_si512(); V]; R];
+        for k in (0..inputs).step_by(4) {
+            let mut weights = [_mm512_setzero_si512(); V];
+            for (v, weights) in weights.iter_mut().enumerate() {
+                // SAFETY: `packed` has inputs * outputs bytes, and column + 16 V <= outputs.
+                let at = unsafe { packed.as_ptr().add(k * outputs + (column + LANES * v) * 4) };
+                *weights = unsafe { _mm512_loadu_si512(at.cast()) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: row + R <= rows, and k + 4 <= inputs.
+                let at = unsafe { bytes.as_ptr().add((row + r) * inputs + k) };
+                let four = _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
+                for v in 0..V {
+                    sums[v] = _mm512_dpbusd_epi32(sums[v], four, weights[v]);
+                }
+            }
+        }
+        for v in 0..V {
+            let at = column + LANES * v;
+            // SAFETY: both have `outputs` elements.
+            let bias = unsafe { _mm512_loadu_si512(to.bias.as_ptr().add(at).cast()) };
+            let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(at)) };
+            for (r, sums) in sums.iter().enumerate() {
+                let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[v], bias));
+                // SAFETY: `out` has `outputs` bytes for each row.
+                let to = unsafe { out.as_mut_ptr().add((row + r) * outputs + at) };
+                unsafe { _mm_storeu_si128(to.cast(), levels(sum, scale, zero)) };
+            }
+        }
+    }
+}
+
+/// Sixteen values times `scale`, rounded, from `zero` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn levels(values: __m512, scale: __m512, zero: __m512i) -> __m128i {
+    let rounded = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(values, scale)), zero);
+    let clipped = _mm512_min_epi32(_mm512_max_epi32(rounded, _mm512_setzero_si512()), _mm512_set1_epi32(255));
+    _mm512_cvtepi32_epi8(clipped)
+}
+
+/// Eight columns. A pair of products stays below 2^15, because weights have 7 bits.
+#[target_feature(enable = "avx2")]
+unsafe fn product_avx2(
+    bytes: &[u8],
+    matrix: &Matrix,
+    to: &Requantiser,
+    out: &mut [u8],
+    column: usize,
+    rows: usize,
+) {
+    const R: usize = 4;
+    let Matrix { inputs, outputs, packed } = matrix;
+    let (inputs, outputs) = (*inputs, *outputs);
+    let ones = _mm256_set1_epi16(1);
+    for row in (0..rows).step_by(R) {
+        let count = R.min(rows - row);
+        let mut sums = [_mm256_setzero_si256(); R];
+        for k in (0..inputs).step_by(4) {
+            // SAFETY: `packed` has inputs * outputs bytes, and column + 8 <= outputs.
+            let at = unsafe { packed.as_ptr().add(k * outputs + column * 4) };
+            let weights = unsafe { _mm256_loadu_si256(at.cast()) };
+            for (r, sum) in sums.iter_mut().enumerate() {
+                // The last row stands in for those that are not there.
+                let row = row + r.min(count - 1);
+                // SAFETY: row < rows, and k + 4 <= inputs.
+                let at = unsafe { bytes.as_ptr().add(row * inputs + k) };
+                let four = _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
+                let pairs = _mm256_maddubs_epi16(four, weights);
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        for (r, sum) in sums.iter().enumerate().take(count) {
+            let mut eight = [0i32; 8];
+            // SAFETY: the array has 32 bytes.
+            unsafe { _mm256_storeu_si256(eight.as_mut_ptr().cast(), *sum) };
+            let to_bytes = &mut out[(row + r) * outputs + column..][..8];
+            let (bias, scale) = (&to.bias[column..][..8], &to.scale[column..][..8]);
+            for i in 0..8 {
+                to_bytes[i] = level(eight[i] + bias[i], scale[i], to.zero);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn level(sum: i32, scale: f32, zero: u8) -> u8 {
+    ((sum as f32 * scale).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0) as u8
+}
+
+/// A depthwise 3x3 convolution of (H, W, C) bytes whose border is already there: `bytes` are (H + 2, W + 2, C), `weights` (9, C);
+/// C is a multiple of [`LANES`].
+pub(super) fn depthwise(
+    isa: Isa,
+    bytes: &[u8],
+    width: usize,
+    weights: &[i32],
+    to: &Requantiser,
+    out: &mut [u8],
+) {
+    let channels = to.bias.len();
+    let height = out.len() / (width * channels);
+    assert_eq!(out.len(), height * width * channels);
+    assert_eq!(bytes.len(), (height + 2) * (width + 2) * channels);
+    assert!(channels % LANES == 0 && to.scale.len() == channels && weights.len() == 9 * channels);
+    // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
+    unsafe {
+        match isa {
+            Isa::Vnni => depthwise_avx512(bytes, width, weights, to, out),
+            Isa::Avx2 => depthwise_avx2(bytes, width, weights, to, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn depthwise_avx512(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
+    let channels = to.bias.len();
+    let stride = (width + 2) * channels;
+    let zero = _mm512_set1_epi32(to.zero.into());
+    for (y, line) in out.chunks_exact_mut(width * channels).enumerate() {
+        for c in (0..channels).step_by(LANES) {
+            // SAFETY: all have `channels` elements, the weights nine times as many.
+            let bias = unsafe { _mm512_loadu_si512(to.bias.as_ptr().add(c).cast()) };
+            let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(c)) };
+            let mut taps = [bias; 9];
+            for (tap, to) in taps.iter_mut().enumerate() {
+                *to = unsafe { _mm512_loadu_si512(weights.as_ptr().add(tap * channels + c).cast()) };
+            }
+            for x in 0..width {
+                let mut sum = bias;
+                for (tap, weights) in taps.iter().enumerate() {
+                    let at = (y + tap / 3) * stride + (x + tap % 3) * channels + c;
+                    // SAFETY: `bytes` has two rows and two columns more than `out`.
+                    let from = unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) };
+                    sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(from), *weights));
+                }
+                let sum = _mm512_cvtepi32_ps(sum);
+                // SAFETY: `line` has `channels` bytes for each of `width` positions.
+                let to = unsafe { line.as_mut_ptr().add(x * channels + c) };
+                unsafe { _mm_storeu_si128(to.cast(), levels(sum, scale, zero)) };
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn depthwise_avx2(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
+    let channels = to.bias.len();
+    let stride = (width + 2) * channels;
+    for (y, line) in out.chunks_exact_mut(width * channels).enumerate() {
+        for (x, pixel) in line.chunks_exact_mut(channels).enumerate() {
+            for (at, pixel) in pixel.chunks_exact_mut(LANES).enumerate() {
+                let c = at * LANES;
+                let mut sums = [0i32; LANES];
+                sums.copy_from_slice(&to.bias[c..][..LANES]);
+                for tap in 0..9 {
+                    let from = &bytes[(y + tap / 3) * stride + (x + tap % 3) * channels + c..][..LANES];
+                    let weights = &weights[tap * channels + c..][..LANES];
+                    for i in 0..LANES {
+                        sums[i] += i32::from(from[i]) * weights[i];
+                    }
+                }
+                let scale = &to.scale[c..][..LANES];
+                for i in 0..LANES {
+                    pixel[i] = level(sums[i], scale[i], to.zero);
+                }
+            }
+        }
+    }
+}
+
+/// Where the values (M, K) of a wide product lie.
+#[derive(Clone, Copy)]
+pub(super) enum Lie {
+    /// Row by row.
+    Rows,
+    /// Column by column.
+    Columns,
+}
+
+/// (M, K) values times (K, N) weights plus a bias: (M, N). Every sum is exact, so its order is free. N is a multiple of [`LANES`].
+pub(super) fn wide_product(
+    isa: Isa,
+    (values, lie): (&[f32], Lie),
+    weights: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+) {
+    let outputs = bias.len();
+    let (rows, inputs) = (out.len() / outputs, weights.len() / outputs);
+    assert!(outputs % LANES == 0 && weights.len() == inputs * outputs);
+    assert!(values.len() == rows * inputs && out.len() == rows * outputs);
+    let steps = match lie {
+        Lie::Rows => [inputs, 1],
+        Lie::Columns => [1, rows],
+    };
+    let vectors = outputs / LANES;
+    let blocks = vectors.div_ceil(4);
+    let mut done = 0;
+    for block in 0..blocks {
+        let count = (vectors - done) / (blocks - block);
+        let column = done * LANES;
+        let whole = rows - rows % ROWS;
+        // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
+        unsafe {
+            match isa {
+                Isa::Vnni => {
+                    with_vectors!(
+                        count,
+                        wide_avx512::<6>(values, steps, weights, bias, out, column, 0..whole)
+                    );
+                    with_vectors!(
+                        count,
+                        wide_avx512::<1>(values, steps, weights, bias, out, column, whole..rows)
+                    );
+                }
+                Isa::Avx2 => {
+                    for half in 0..2 * count {
+                        wide_avx2(values, steps, weights, bias, out, column + half * LANES / 2);
+                    }
+                }
+            }
+        }
+        done += count;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn wide_avx512<const R: usize, const V: usize>(
+    values: &[f32],
+    [row_step, step]: [usize; 2],
+    weights: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    column: usize,
+    rows: std::ops::Range<usize>,
+) {
+    let outputs = bias.len();
+    for row in rows.step_by(R) {
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        for (v, at) in (column..).step_by(LANES).take(V).enumerate() {
+            // SAFETY: column + 16 V <= outputs.
+            let bias = unsafe { _mm512_loadu_ps(bias.as_ptr().add(at)) };
+            sums.iter_mut().for_each(|sums| sums[v] = bias);
+        }
+        for k in 0..weights.len() / outputs {
+            let mut now = [_mm512_setzero_ps(); V];
+            for (v, now) in now.iter_mut().enumerate() {
+                // SAFETY: as above, in row k.
+                *now = unsafe { _mm512_loadu_ps(weights.as_ptr().add(k * outputs + column + LANES * v)) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: row + r is one of the rows, k one of the columns.
+                let value = _mm512_set1_ps(unsafe { *values.as_ptr().add((row + r) * row_step + k * step) });
+                for v in 0..V {
+                    sums[v] = _mm512_fmadd_ps(value, now[v], sums[v]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                // SAFETY: `out` has `outputs` values for each row.
+                let to = unsafe { out.as_mut_ptr().add((row + r) * outputs + column + LANES * v) };
+                unsafe { _mm512_storeu_ps(to, *sum) };
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn wide_avx2(
+    values: &[f32],
+    [row_step, step]: [usize; 2],
+    weights: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    column: usize,
+) {
+    const R: usize = 4;
+    let outputs = bias.len();
+    let rows = out.len() / outputs;
+    for row in (0..rows).step_by(R) {
+        let count = R.min(rows - row);
+        // SAFETY: column + 8 <= outputs.
+        let mut sums = [unsafe { _mm256_loadu_ps(bias.as_ptr().add(column)) }; R];
+        for k in 0..weights.len() / outputs {
+            // SAFETY: as above, in row k.
+            let now = unsafe { _mm256_loadu_ps(weights.as_ptr().add(k * outputs + column)) };
+            for (r, sum) in sums.iter_mut().enumerate() {
+                // The last row stands in for those that are not there.
+                let row = row + r.min(count - 1);
+                // SAFETY: row is one of the rows, k one of the columns.
+                let value = _mm256_set1_ps(unsafe { *values.as_ptr().add(row * row_step + k * step) });
+                *sum = _mm256_add_ps(*sum, _mm256_mul_ps(value, now));
+            }
+        }
+        for (r, sum) in sums.iter().enumerate().take(count) {
+            // SAFETY: `out` has `outputs` values for each row.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((row + r) * outputs + column), *sum) };
+        }
+    }
+}
+
+/// Values to bytes at a power of two, `inverse` being one over it.
+pub(super) fn quantise(isa: Isa, values: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
+    assert_eq!(values.len(), out.len());
+    // SAFETY: `isa` was found on this processor, and both slices have one length.
+    unsafe {
+        match isa {
+            Isa::Vnni => quantise_avx512(values, inverse, zero, out),
+            Isa::Avx2 => quantise_avx2(values, inverse, zero, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn quantise_avx512(values: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
+    let (scale, from) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(zero.into()));
+    let whole = values.len() - values.len() % LANES;
+    for at in (0..whole).step_by(LANES) {
+        // SAFETY: at + 16 is at most the length of both.
+        let sixteen = unsafe { _mm512_loadu_ps(values.as_ptr().add(at)) };
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().add(at).cast(), levels(sixteen, scale, from)) };
+    }
+    quantise_avx2(&values[whole..], inverse, zero, &mut out[whole..]);
+}
+
+#[target_feature(enable = "avx2")]
+fn quantise_avx2(values: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
+    for (to, value) in out.iter_mut().zip(values) {
+        *to = ((value * inverse).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0) as u8;
+    }
+}
+
+/// Makes of a loop one for each kind of vector; the compiler finds them.
+macro_rules! for_vectors {
+    ($(#[$about:meta])* $name:ident, $loop:ident, ($($argument:ident: $type:ty),*)) => {
+        $(#[$about])*
+        pub(super) fn $name(isa: Isa, $($argument: $type),*) {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            fn with_avx512($($argument: $type),*) {
+                $loop($($argument),*);
+            }
+            #[target_feature(enable = "avx2")]
+            fn with_avx2($($argument: $type),*) {
+                $loop($($argument),*);
+            }
+            // SAFETY: `isa` was found on this processor.
+            unsafe {
+                match isa {
+                    Isa::Vnni => with_avx512($($argument),*),
+                    Isa::Avx2 => with_avx2($($argument),*),
+                }
+            }
+        }
+    };
+}
+
+for_vectors!(
+    /// Adds bytes at a power of two to values.
+    add, add_loop, (values: &mut [f32], bytes: &[u8], scale: f32, zero: u8)
+);
+
+#[inline(always)]
+fn add_loop(values: &mut [f32], bytes: &[u8], scale: f32, zero: u8) {
+    for (to, &byte) in values.iter_mut().zip(bytes) {
+        *to += (f32::from(byte) - f32::from(zero)) * scale;
+    }
+}
+
+for_vectors!(
+    /// What bytes at a power of two stand for.
+    real, real_loop, (bytes: &[u8], scale: f32, zero: u8, out: &mut [f32])
+);
+
+#[inline(always)]
+fn real_loop(bytes: &[u8], scale: f32, zero: u8, out: &mut [f32]) {
+    for (to, &byte) in out.iter_mut().zip(bytes) {
+        *to = (f32::from(byte) - f32::from(zero)) * scale;
+    }
+}
+
+for_vectors!(
+    /// Rounds to integers, half to even, and clips.
+    round, round_loop, (values: &mut [f32], low: f32, high: f32)
+);
+
+#[inline(always)]
+fn round_loop(values: &mut [f32], low: f32, high: f32) {
+    for value in values {
+        *value = value.round_ties_even().clamp(low, high);
+    }
+}

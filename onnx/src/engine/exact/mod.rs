@@ -1,0 +1,172 @@
+//! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 6, without a runtime.
+//!
+//! `program` reads such a graph once and makes of it a list of steps on bytes with the channels last; `kernel` has the loops. The form
+//! fixes every bit, so that this engine may be asked instead of any other one; what is not wholly of it is left to the others.
+
+mod kernel;
+mod program;
+
+use std::fmt;
+
+use program::Program;
+
+use super::signature::Signature;
+use super::source::Model;
+use crate::{Error, Graph, GraphSource, Tensor, TensorView, ValueInfo, ViewData};
+
+const NAME: &str = "the exact engine";
+
+/// A graph that this engine can run here, or `None`: another one says what is wrong with it.
+pub(super) fn load(source: &GraphSource) -> Option<Box<dyn Graph>> {
+    let isa = kernel::Isa::find()?;
+    let read;
+    let bytes: &[u8] = match source.model() {
+        Model::Bytes { model, external } if external.is_empty() => model,
+        Model::File { model, external } if external.is_empty() => {
+            read = std::fs::read(model).ok()?;
+            &read
+        }
+        _ => return None,
+    };
+    super::wire::check(bytes).ok()?;
+    let model = rten_onnx::onnx::ModelProto::parse_buf(bytes).ok()?;
+    let (program, inputs, outputs) = Program::compile(&model.graph?)?;
+    let signature = Signature { graph: source.name().to_owned(), inputs, outputs };
+    Some(Box::new(ExactGraph { program, isa, signature }))
+}
+
+/// What it runs on here.
+pub(super) fn vectors() -> Option<&'static str> {
+    kernel::Isa::find().map(|isa| match isa {
+        kernel::Isa::Vnni => "AVX-512 with VNNI",
+        kernel::Isa::Avx2 => "AVX2",
+    })
+}
+
+struct ExactGraph {
+    program: Program,
+    isa: kernel::Isa,
+    signature: Signature,
+}
+
+impl fmt::Debug for ExactGraph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExactGraph").field("signature", &self.signature).finish_non_exhaustive()
+    }
+}
+
+impl Graph for ExactGraph {
+    fn inputs(&self) -> &[ValueInfo] {
+        &self.signature.inputs
+    }
+
+    fn outputs(&self) -> &[ValueInfo] {
+        &self.signature.outputs
+    }
+
+    fn run(&self, inputs: &[(&str, TensorView<'_>)], outputs: &[&str]) -> Result<Vec<Tensor>, Error> {
+        self.signature.check(inputs, outputs)?;
+        let failed = |reason: &str| Error::Run {
+            graph: self.signature.graph.clone(),
+            engine: NAME.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let [(_, input)] = inputs else { return Err(failed("it has one input")) };
+        let (&[1, _, height, width], ViewData::F32(planes)) = (input.shape(), input.data()) else {
+            return Err(failed("its input is one picture in floating point"));
+        };
+        if height == 0 || width == 0 {
+            return Err(failed("its input is empty"));
+        }
+        let output = self.program.run(self.isa, planes, (height, width))?;
+        // There is one output, and whoever asks twice gets it twice.
+        Ok(vec![output; outputs.len()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Manifest, RunOptions, TensorData, role};
+
+    /// Numbers that a decoder may meet, the same every time.
+    fn input(graph: &dyn Graph, height: usize, width: usize, spread: i32) -> (Vec<usize>, Vec<f32>) {
+        let Some([_, crate::Dimension::Fixed(channels), ..]) = graph.inputs()[0].shape.as_deref() else {
+            panic!("an input of fixed channels")
+        };
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as i32 % (2 * spread + 1) - spread) as f32
+        };
+        let values = (0..channels * height * width).map(|_| next()).collect();
+        (vec![1, *channels, height, width], values)
+    }
+
+    #[test]
+    fn the_graphs_of_the_built_in_model_give_what_rten_gives_with_every_kind_of_vector() {
+        let bundle = crate::builtin().unwrap();
+        let manifest: &Manifest = bundle.manifest();
+        let roles = [role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::HYPER_SYNTHESIS];
+        for role in roles.into_iter().filter(|role| manifest.graphs.contains_key(*role)) {
+            let source = bundle.graph_source(role).unwrap();
+            let other = super::super::rten::load(&source, &RunOptions::default()).unwrap();
+            let Some(best) = kernel::Isa::find() else { return };
+            let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
+            let model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
+            for (height, width, spread) in [(1, 1, 40), (3, 7, 127), (8, 5, 2047), (13, 16, 9)] {
+                let spread = if role == role::HYPER_SYNTHESIS { spread.min(127) } else { spread };
+                let (shape, values) = input(&*other, height, width, spread);
+                let view = TensorView::f32(&shape, &values).unwrap();
+                let (from, to) = (&other.inputs()[0].name, &other.outputs()[0].name);
+                let wanted = other.run(&[(from, view)], &[to]).unwrap();
+                for isa in [kernel::Isa::Avx2, best] {
+                    let (program, inputs, outputs) = Program::compile(model.graph.as_ref().unwrap())
+                        .unwrap_or_else(|| panic!("{role} is of the exact form"));
+                    let signature = Signature { graph: role.to_owned(), inputs, outputs };
+                    let graph = ExactGraph { program, isa, signature };
+                    assert_eq!(graph.inputs(), other.inputs());
+                    let found = graph.run(&[(from, view)], &[to]).unwrap();
+                    assert_eq!(found[0].shape(), wanted[0].shape(), "{role} {height}x{width}");
+                    assert!(found == wanted, "{role} {height}x{width} {isa:?}");
+                    assert!(matches!(found[0].data(), TensorData::U8(_) | TensorData::F32(_)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_graph_is_left_to_others_or_runs_without_a_panic() {
+        let bundle = crate::builtin().unwrap();
+        let source = bundle.graph_source(role::HYPER_SYNTHESIS).unwrap();
+        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
+        let mut state = 7usize;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut ran = 0;
+        for round in 0..600 {
+            let mut bytes = model.to_vec();
+            for _ in 0..1 + round % 4 {
+                // Nodes and names stand at the ends, weights in between.
+                let (length, edge) = (bytes.len(), 6000);
+                let at = if next(2) == 0 { next(edge) } else { length - 1 - next(edge) };
+                bytes[at] ^= 1 << next(8);
+            }
+            let damaged = GraphSource::bytes("damaged", bytes);
+            let Some(graph) = load(&damaged) else { continue };
+            let (shape, values) = input(&*graph, 2, 3, 100);
+            let Ok(view) = TensorView::f32(&shape, &values) else { continue };
+            let (from, to) = (graph.inputs()[0].name.clone(), graph.outputs()[0].name.clone());
+            ran += u32::from(graph.run(&[(&from, view)], &[&to]).is_ok());
+        }
+        assert!(ran > 0, "some bits change nothing but a name or a weight");
+    }
+
+    #[test]
+    fn a_graph_of_floating_point_is_left_to_others() {
+        let bundle = crate::builtin().unwrap();
+        assert!(load(&bundle.graph_source(role::ANALYSIS).unwrap()).is_none());
+    }
+}
