@@ -32,7 +32,7 @@ def load_shards(folder, limit=None, shrink=(1.0, 0.6), least=288):
 
 
 class Crops:
-    """An endless source of random crops (N, 3, size, size) in [0, 1], pictures drawn by area."""
+    """An endless source of random crops (N, 3, size, size) in [0, 1], pictures drawn by area. `seed` may be a generator: its state is the source's."""
 
     def __init__(self, pictures, size, seed):
         self.pictures, self.size = pictures, size
@@ -40,7 +40,8 @@ class Crops:
         area = np.array([p.shape[0] * p.shape[1] for p in pictures], dtype=np.float64) ** 0.5
         self.share = area / area.sum()
 
-    def batch(self, n):
+    def draw(self, n):
+        """n crops (size, size, 3) of bytes."""
         crops = []
         for i in self.random.choice(len(self.pictures), n, p=self.share):
             p = self.pictures[i]
@@ -50,4 +51,7 @@ class Crops:
             if self.random.random() < 0.5:
                 crop = crop.flip(1)
             crops.append(crop)
-        return torch.stack(crops).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
+        return torch.stack(crops)
+
+    def batch(self, n):
+        return self.draw(n).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255

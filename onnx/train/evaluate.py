@@ -1,6 +1,6 @@
 """Estimated rate and quality of a checkpoint on a folder of pictures: a look at training, not a result (`sdl bench` measures files).
 
-    python evaluate.py --checkpoint /tmp/run/last.pt --images ../../../shared/images/kodak
+    python evaluate.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/kodak
 """
 
 import argparse
@@ -14,7 +14,7 @@ from PIL import Image
 
 import metrics
 import quant
-from model import Model
+from model import load
 
 
 def main():
@@ -22,15 +22,12 @@ def main():
     p.add_argument("--checkpoint", required=True)
     p.add_argument("--images", required=True)
     p.add_argument("--every", type=int, default=1, help="take every n-th picture")
-    p.add_argument("--weights", choices=["ema", "raw"], default="ema")
     p.add_argument("--float", action="store_true", help="without quantisation, whatever the checkpoint")
     p.add_argument("--levels", type=float, nargs="+", default=[0, 0.15, 0.3, 0.45, 0.6, 0.8, 1])
     args = p.parse_args()
-    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
-    model = Model()
-    model.load_state_dict({k: v.float() for k, v in checkpoint[args.weights].items()})
-    model.eval()
-    quant.set_quantising(model, not args.float and bool(model.synthesis.out_up.scale > 0))
+    model = load(args.checkpoint)
+    if args.float:
+        quant.set_quantising(model, False)
     files = sorted(f for f in pathlib.Path(args.images).iterdir() if f.suffix in (".png", ".webp"))[:: args.every]
     print("level    bpp   z_bpp   PSNR  MS-SSIM")
     for level in args.levels:

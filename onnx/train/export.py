@@ -1,11 +1,17 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/final.pt --images ../../../shared/images/train --generation 1 --out /tmp/sdl-1
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 1 --out /tmp/sdl-1
+
+With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
+
+    python export.py --checkpoint ../models/sdl-1.pt --bundle ../models/sdl-1.sdlm --natural ../models/sdl-1-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-1
 """
 
 import argparse
 import copy
 import pathlib
+import zipfile
 
 import numpy as np
 import onnx
@@ -13,9 +19,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import data
-import quant
 import tables
-from model import LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, Model
+from model import LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load
 
 
 class Builder:
@@ -205,8 +210,7 @@ def grouped(conv, size):
     return np.arange(conv.out_channels).reshape(-1, size * size).T.flatten()
 
 
-def synthesis(model):
-    m = model.synthesis
+def synthesis(model, m):
     g = Builder("synthesis")
     # The input arrives as integers of LATENT_UNIT.
     x = g.conv_wide("latent", m.stem, LATENT_UNIT, LATENT_CLIP, weight_factor=LATENT_UNIT)
@@ -271,22 +275,28 @@ file = "tables.bin"
 """
 
 
-def load(path):
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    model = Model()
-    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
-    model.eval()
-    quant.set_quantising(model, bool(model.synthesis.out_up.scale > 0))
-    return model
+NATURAL = """
+[graphs."synthesis.natural"]
+file = "natural.onnx"
+inputs = ["latent"]
+outputs = ["pixels"]
+"""
 
 
-def prove(model, out, pictures):
-    """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers."""
+def load_natural(path, model):
+    """The decoder of natural.py in the place of the model's own."""
+    natural = copy.deepcopy(model.synthesis)
+    natural.load_state_dict({k: v.float() for k, v in torch.load(path, map_location="cpu", weights_only=False)["ema"].items()})
+    return natural
+
+
+def prove(model, decoders, out, pictures):
+    """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers. `decoders`: file name to module."""
     import onnxruntime as ort
 
     session = lambda role: ort.InferenceSession(str(out / f"{role}.onnx"), providers=["CPUExecutionProvider"])
     integers = tables.Integers(model)
-    graphs = {r: session(r) for r in ("hyper_synthesis", "synthesis")}
+    graphs = {r: session(r) for r in ("hyper_synthesis", *decoders)}
     samples = 0
     with torch.no_grad():
         for x in pictures:
@@ -296,35 +306,55 @@ def prove(model, out, pictures):
                 assert np.array_equal(got, mean), "hyper-synthesis differs between PyTorch and ONNX Runtime"
                 _, _, v = integers.code(y, z, mean, level)
                 latent = integers.dequantise(v, level)
-                got = graphs["synthesis"].run(None, {"latent": latent[None].astype(np.float32)})[0]
-                ours = model.synthesis(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
-                ours = torch.round(ours * 255 - 128).add(128).clamp(0, 255).to(torch.uint8)
-                got = torch.from_numpy(got).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape)
-                differ = (got != ours).sum().item()
-                assert differ == 0, f"synthesis differs in {differ} of {ours.numel()} samples"
-                samples += ours.numel()
+                for name, decoder in decoders.items():
+                    got = graphs[name].run(None, {"latent": latent[None].astype(np.float32)})[0]
+                    ours = decoder(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
+                    ours = torch.round(ours * 255 - 128).add(128).clamp(0, 255).to(torch.uint8)
+                    got = torch.from_numpy(got).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape)
+                    differ = (got != ours).sum().item()
+                    assert differ == 0, f"{name} differs in {differ} of {ours.numel()} samples"
+                    samples += ours.numel()
     print(f"PyTorch and ONNX Runtime agree on {samples} samples")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True)
+    p.add_argument("--natural", help="checkpoint of natural.py")
     p.add_argument("--images", required=True)
     p.add_argument("--out", required=True)
-    p.add_argument("--generation", type=int, required=True)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--generation", type=int)
+    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from")
     p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
     p.add_argument("--limit", type=int)
     args = p.parse_args()
+    if args.bundle and not args.natural:
+        p.error("--bundle needs --natural: nothing else would change")
     model = load(args.checkpoint)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    for role, make in (("analysis", analysis), ("hyper_analysis", hyper_analysis), ("hyper_synthesis", hyper_synthesis), ("synthesis", synthesis)):
-        onnx.save(make(model), out / f"{role}.onnx")
     crops = data.Crops(data.load_shards(args.images, args.limit, shrink=(0.8,), least=560), 512, seed=77)
-    integers, fitted = tables.fit(model, (crops.batch(8) for _ in range(args.crops // 8)))
-    (out / "tables.bin").write_bytes(tables.write(integers, fitted))
-    (out / "bundle.toml").write_text(MANIFEST.format(generation=args.generation, channels=model.channels))
-    prove(model, out, crops.batch(3))
+    decoders = {"synthesis": model.synthesis}
+    if args.bundle:
+        with zipfile.ZipFile(args.bundle) as packed:
+            packed.extractall(out)
+        # Its weights are the graph's only after their biases are rounded.
+        synthesis(model, model.synthesis)
+        hyper_synthesis(model)
+    else:
+        for role, make in (("analysis", analysis), ("hyper_analysis", hyper_analysis), ("hyper_synthesis", hyper_synthesis)):
+            onnx.save(make(model), out / f"{role}.onnx")
+        onnx.save(synthesis(model, model.synthesis), out / "synthesis.onnx")
+        integers, fitted = tables.fit(model, (crops.batch(8) for _ in range(args.crops // 8)))
+        (out / "tables.bin").write_bytes(tables.write(integers, fitted))
+        (out / "bundle.toml").write_text(MANIFEST.format(generation=args.generation, channels=model.channels))
+    if args.natural:
+        decoders["natural"] = load_natural(args.natural, model)
+        onnx.save(synthesis(model, decoders["natural"]), out / "natural.onnx")
+        manifest = (out / "bundle.toml").read_text()
+        (out / "bundle.toml").write_text(manifest.removesuffix(NATURAL) + NATURAL)
+    prove(model, decoders, out, crops.batch(3))
     for f in sorted(out.iterdir()):
         print(f"{f.stat().st_size:9} {f.name}")
 

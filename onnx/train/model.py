@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from quant import Activation, Conv, ste
+from quant import Activation, Conv, set_quantising, ste
 
 STRIDE = 16
 HYPER = 4  # latent positions per hyper-latent position, each way
@@ -236,3 +236,12 @@ def gaussian_bits(residual, log_scale):
     inv = 1 / (scale * math.sqrt(2))
     p = 0.5 * (torch.erfc((r - 0.5) * inv) - torch.erfc((r + 0.5) * inv))
     return -torch.log2(LowerBound.apply(p, 1e-9))
+
+
+def load(path):
+    """The model of a checkpoint of train.py, for use: frozen, and quantised if its training had come so far."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    model = Model(**checkpoint.get("config", {}).get("model", {}))
+    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
+    set_quantising(model, bool(model.synthesis.out_up.scale > 0))
+    return model.eval().requires_grad_(False)

@@ -101,7 +101,13 @@ class Integers:
 @torch.no_grad()
 def analyse(model, integers, x, level):
     """Pixels (1, 3, H, W) -> (y scaled, z int, mean int) with the exact hyper-synthesis."""
-    y = model.analysis(x).float()[0] * torch.from_numpy(integers.gain[level])[:, None, None]
+    return scaled(model, integers, model.analysis(x).float(), level)
+
+
+@torch.no_grad()
+def scaled(model, integers, y, level):
+    """As `analyse`, from the latent (1, C, H/16, W/16) before its gains."""
+    y = y[0] * torch.from_numpy(integers.gain[level])[:, None, None]
     z = torch.round(model.hyper_analysis(y[None]).float()).clamp(-127, 127)
     mean = torch.round(model.hyper_synthesis(z)[0] / MEAN_UNIT).numpy().astype(np.int64)
     return y.numpy().astype(np.float64), z[0].numpy().astype(np.int64), mean

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use image_sdl::onnx::Backend;
 use image_sdl::{
     Alpha, BundleRef, Colour, Decoder, EncodeOptions, Error, LatentMethod, Metadata, Model, Picture,
-    encode_with,
+    Synthesis, encode_with,
 };
 use moxcms::ColorProfile;
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,7 @@ pub struct Recipe {
 #[must_use]
 pub fn recipes() -> Vec<Recipe> {
     let quality = |quality: u8| EncodeOptions::default().with_quality(quality);
+    let natural = |level: u8| quality(level).with_synthesis(Synthesis::Natural);
     let palette = |level: u8, dither| quality(level).with_method(LatentMethod::Palette { dither });
     let built_in = |name, source, options| Recipe { name, source, options, bundle: None };
     let blocks = |name, source, options| Recipe { name, source, options, bundle: Some("blocks") };
@@ -195,6 +196,9 @@ pub fn recipes() -> Vec<Recipe> {
         built_in("photo-highest", photograph(140, 80, 48, 48), quality(100)),
         built_in("effort-1", photograph(0, 100, 96, 80), quality(40).with_effort(1)),
         built_in("effort-5", photograph(0, 100, 96, 80), quality(40).with_effort(5)),
+        built_in("natural", photograph(60, 40, 200, 140), natural(30)),
+        built_in("natural-grey", grey(&scene(50, 90)), natural(70)),
+        built_in("natural-tiles", scene(1100, 40), natural(10)),
         built_in("duration", scene(32, 16), duration),
         built_in("tiles-across", scene(1100, 40), quality(10)),
         built_in("tiles-down", with_alpha8(scene(24, 1030)), quality(10)),

@@ -6,20 +6,26 @@ use image_sdl::{
     BundleRef, DecodeOptions, Decoder, EncodeOptions, Error, ErrorKind, Model, Picture, Settings, Synthesis,
     encode_with,
 };
-use sdl_tests::{blocks, folder, options, photograph};
+use sdl_tests::{backends, blocks, built_in, folder, options, photograph, psnr};
 
 /// The bundle `blocks` with a second decoder that is 28 steps of 255 darker.
 fn two_decoders() -> (tempfile::TempDir, Model) {
+    let graph = std::fs::read(folder("bundles").join("blocks").join("synthesis.onnx")).unwrap();
+    let middle = 128f32.to_le_bytes();
+    let at = graph.windows(4).position(|bytes| bytes == middle).unwrap();
+    let mut darker = graph;
+    darker[at..at + 4].copy_from_slice(&100f32.to_le_bytes());
+    blocks_with(&darker)
+}
+
+/// The bundle `blocks` with a second decoder.
+fn blocks_with(natural: &[u8]) -> (tempfile::TempDir, Model) {
     let place = tempfile::tempdir().unwrap();
     let from = folder("bundles").join("blocks");
     for name in ["analysis.onnx", "synthesis.onnx"] {
         std::fs::copy(from.join(name), place.path().join(name)).unwrap();
     }
-    let mut graph = std::fs::read(from.join("synthesis.onnx")).unwrap();
-    let middle = 128f32.to_le_bytes();
-    let at = graph.windows(4).position(|bytes| bytes == middle).unwrap();
-    graph[at..at + 4].copy_from_slice(&100f32.to_le_bytes());
-    std::fs::write(place.path().join("natural.onnx"), graph).unwrap();
+    std::fs::write(place.path().join("natural.onnx"), natural).unwrap();
     let manifest = std::fs::read_to_string(from.join("bundle.toml")).unwrap()
         + "\n[graphs.\"synthesis.natural\"]\nfile = \"natural.onnx\"\n";
     std::fs::write(place.path().join("bundle.toml"), manifest).unwrap();
@@ -79,4 +85,42 @@ fn a_decoder_that_the_bundle_does_not_have_is_an_error_where_it_is_asked_for() {
     container.header[13] |= 4;
     let wished = decode(&model, &container.to_bytes(), &plain).unwrap();
     assert!(wished == decode(&model, &bytes, &plain).unwrap());
+}
+
+#[test]
+fn a_decoder_that_nobody_asks_for_is_not_loaded() {
+    let (_place, model) = blocks_with(b"no graph");
+    let source = photograph(60, 40, 32, 32);
+    let bytes = encode_with(&model, &source, &EncodeOptions::default()).unwrap().bytes;
+    let plain = options(Backend::Rust, 1);
+    decode(&model, &bytes, &plain).unwrap();
+    let error = decode(&model, &bytes, &plain.with_synthesis(Synthesis::Natural)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model, "{error}");
+}
+
+#[test]
+fn the_built_in_model_has_both_decoders_for_the_same_bits() {
+    let backend = backends()[0];
+    let (model, source) = (built_in(backend), photograph(60, 40, 200, 140));
+    let plain = options(backend, 1);
+    let encode = |meant| {
+        let options = EncodeOptions::default().with_quality(30).with_synthesis(meant);
+        encode_with(&model, &source, &options).unwrap().bytes
+    };
+    let (fidelity, natural) = (encode(Synthesis::Fidelity), encode(Synthesis::Natural));
+    // They differ in a flag, and in the sums of the chunks, which are over the header too.
+    assert_eq!(fidelity.len(), natural.len());
+    let [mut one, other] = [&fidelity, &natural].map(|bytes| sdl_tests::Container::parse(bytes));
+    one.header[13] |= 4;
+    assert_eq!(one.to_bytes(), other.to_bytes());
+
+    let as_meant = [&fidelity, &natural].map(|bytes| decode(&model, bytes, &plain).unwrap());
+    for bytes in [&fidelity, &natural] {
+        for (synthesis, expected) in [Synthesis::Fidelity, Synthesis::Natural].into_iter().zip(&as_meant) {
+            assert!(decode(&model, bytes, &plain.clone().with_synthesis(synthesis)).unwrap() == *expected);
+        }
+    }
+    assert!(as_meant[0] != as_meant[1]);
+    let [fidelity, natural] = as_meant.map(|picture| psnr(source.pixels(), picture.pixels()));
+    assert!((natural - fidelity).abs() < 2.0, "{natural} dB and {fidelity} dB");
 }

@@ -14,6 +14,8 @@ use crate::failure::{Code, Failure};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum Kind {
     Sdl,
+    /// The same bytes, and the model's `natural` decoder.
+    SdlNatural,
     Jpeg,
     Webp,
     Avif,
@@ -25,6 +27,7 @@ impl Kind {
     pub fn id(self) -> &'static str {
         match self {
             Kind::Sdl => "sdl",
+            Kind::SdlNatural => "sdl-natural",
             Kind::Jpeg => "jpeg",
             Kind::Webp => "webp",
             Kind::Avif => "avif",
@@ -38,14 +41,14 @@ impl Kind {
             Kind::Jpeg => Some("image/jpeg"),
             Kind::Webp => Some("image/webp"),
             Kind::Avif => Some("image/avif"),
-            Kind::Sdl | Kind::Jxl => None,
+            Kind::Sdl | Kind::SdlNatural | Kind::Jxl => None,
         }
     }
 
     /// The programs: encoder and decoder.
     pub fn programs(self) -> [&'static str; 2] {
         match self {
-            Kind::Sdl => ["sdl", "sdl"],
+            Kind::Sdl | Kind::SdlNatural => ["sdl", "sdl"],
             Kind::Jpeg => ["cjpeg", "djpeg"],
             Kind::Webp => ["cwebp", "dwebp"],
             Kind::Avif => ["avifenc", "avifdec"],
@@ -86,7 +89,7 @@ impl Codec {
     pub fn find(kind: Kind) -> Option<Self> {
         let [encoder, decoder] = kind.programs();
         let question = match kind {
-            Kind::Sdl => return None,
+            Kind::Sdl | Kind::SdlNatural => return None,
             Kind::Jpeg | Kind::Webp => "-version",
             Kind::Avif | Kind::Jxl => "--version",
         };
@@ -98,7 +101,7 @@ impl Codec {
             Kind::Jpeg => ("libjpeg-turbo", "4:2:0, progressive, optimised"),
             Kind::Webp => ("WebP", "-m 6"),
             Kind::Avif => ("AVIF", ""),
-            Kind::Sdl | Kind::Jxl => ("JPEG XL", "-e 7"),
+            Kind::Sdl | Kind::SdlNatural | Kind::Jxl => ("JPEG XL", "-e 7"),
         };
         let (name, options) = (name.to_owned(), options.to_owned());
         let version = version(kind, &words);
@@ -120,7 +123,7 @@ impl Codec {
     }
 
     /// This program itself, with the built-in model. `arguments` choose the engine.
-    pub fn sdl(settings: &Settings, arguments: String) -> Result<Self, Failure> {
+    pub fn sdl(kind: Kind, settings: &Settings, arguments: String) -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::new(Code::Io, format!("cannot read the program: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
@@ -138,11 +141,15 @@ impl Codec {
             engine.name(),
             engine.version()
         );
+        let (name, options) = match kind {
+            Kind::SdlNatural => ("SDL natural", "effort 5, --decoder natural"),
+            _ => ("SDL", "effort 5"),
+        };
         Ok(Codec {
-            kind: Kind::Sdl,
-            name: "SDL".to_owned(),
+            kind,
+            name: name.to_owned(),
             version,
-            options: "effort 5".to_owned(),
+            options: options.to_owned(),
             engine: Some((program, arguments)),
             avif_quantizer: false,
             avif_speed: 0,
@@ -153,7 +160,7 @@ impl Codec {
     pub fn scale(&self) -> Vec<f64> {
         let whole = |range: std::ops::RangeInclusive<u32>| range.map(f64::from).collect::<Vec<_>>();
         match self.kind {
-            Kind::Sdl | Kind::Webp => whole(0..=100),
+            Kind::Sdl | Kind::SdlNatural | Kind::Webp => whole(0..=100),
             Kind::Jpeg => whole(1..=100),
             Kind::Avif if self.avif_quantizer => whole(0..=63).into_iter().rev().collect(),
             Kind::Avif => whole(0..=99),
@@ -166,7 +173,9 @@ impl Codec {
     /// codec goes.
     pub fn ladder(&self, points: usize) -> Vec<f64> {
         let all: &[f64] = match self.kind {
-            Kind::Sdl => &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0],
+            Kind::Sdl | Kind::SdlNatural => {
+                &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]
+            }
             Kind::Jpeg => &[3.0, 5.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 42.0, 54.0, 66.0],
             Kind::Webp => &[0.0, 2.0, 5.0, 10.0, 17.0, 26.0, 36.0, 48.0, 60.0, 72.0, 80.0],
             Kind::Avif if self.avif_quantizer => {
@@ -195,8 +204,9 @@ impl Codec {
     fn encode_line(&self, source: &Source, setting: f64, file: &Path) -> Line {
         let program = self.program(0);
         match self.kind {
-            Kind::Sdl => program
+            Kind::Sdl | Kind::SdlNatural => program
                 .words(&format!("encode --quiet -j 1 -q {setting} {}", self.engine_options()))
+                .words(if self.kind == Kind::Sdl { "" } else { "--decoder natural" })
                 .path(&source.ppm)
                 .words("-o")
                 .path(file),
@@ -227,7 +237,7 @@ impl Codec {
     pub fn decode(&self, file: &Path, picture: &Path) -> Result<Cost, Failure> {
         let program = self.program(1);
         match self.kind {
-            Kind::Sdl => program
+            Kind::Sdl | Kind::SdlNatural => program
                 .words(&format!("decode --quiet -j 1 {}", self.engine_options()))
                 .path(file)
                 .words("-o")
@@ -289,7 +299,7 @@ fn version(kind: Kind, words: &str) -> String {
             let own = words.trim_start_matches("Version: ").split(' ').next().unwrap_or(words);
             format!("libavif {own}, libaom {}", aom.unwrap_or("of an unknown version").trim_end_matches(')'))
         }
-        Kind::Sdl | Kind::Jxl => words.replace("cjxl", "libjxl"),
+        Kind::Sdl | Kind::SdlNatural | Kind::Jxl => words.replace("cjxl", "libjxl"),
     }
 }
 

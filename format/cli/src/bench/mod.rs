@@ -177,7 +177,9 @@ impl Bench {
                 continue;
             }
             let codec = match kind {
-                Kind::Sdl => Some(Codec::sdl(&self.engine.settings(), self.engine.words())?),
+                Kind::Sdl | Kind::SdlNatural => {
+                    Some(Codec::sdl(*kind, &self.engine.settings(), self.engine.words())?)
+                }
                 other => Codec::find(*other),
             };
             match codec {

@@ -44,6 +44,23 @@ fn a_second_run_measures_only_what_is_missing() {
 }
 
 #[test]
+fn the_natural_decoder_is_a_codec_of_the_same_bytes() {
+    let place = Place::new();
+    place.picture("in/a.png", 48, 40);
+    let output = alone(&place, &[BENCH, &["sdl,sdl-natural"]].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("| SDL natural | q0 |"), "{table}");
+    let rows: Vec<serde_json::Value> =
+        results(&place).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (fidelity, natural): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["codec"] == "sdl");
+    assert_eq!((fidelity.len(), natural.len()), (3, 3));
+    for (a, b) in fidelity.into_iter().zip(natural) {
+        assert_eq!((&a["setting"], &a["bytes"]), (&b["setting"], &b["bytes"]));
+        assert_ne!(a["scores"]["psnr"], b["scores"]["psnr"]);
+    }
+}
+
+#[test]
 fn rows_tell_bytes_costs_and_quality() {
     let place = Place::new();
     place.picture("in/a.png", 200, 180);

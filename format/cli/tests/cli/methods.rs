@@ -82,3 +82,22 @@ fn a_missing_model_is_4_with_its_name_its_id_where_it_was_looked_for_and_what_to
     assert!(info.contains(&format!("{id} (blocks@1), not here")), "{info}");
     place.ok(&["decode", "a.sdl", "b.png", "--model", &blocks()]);
 }
+
+#[test]
+fn the_file_says_which_decoder_its_author_meant_and_the_reader_may_choose_the_other() {
+    let place = Place::new();
+    place.picture("a.png", 70, 50);
+    let pixels = |name: &str| image::open(place.path(name)).unwrap().into_rgb8();
+    for (decoder, other) in [("fidelity", "natural"), ("natural", "fidelity")] {
+        let file = format!("{decoder}.sdl");
+        place.ok(&["encode", "a.png", "-o", &file, "-q", "30", "--decoder", decoder]);
+        place.ok(&["decode", &file, "-o", &format!("{decoder}.png")]);
+        place.ok(&["decode", &file, "-o", &format!("not-{decoder}.png"), "--decoder", other]);
+        assert_eq!(objects(&place.ok(&["info", "--json", &file]))[0]["natural"], decoder == "natural");
+        let info = String::from_utf8(place.ok(&["info", &file]).stdout).unwrap();
+        assert_eq!(info.contains("decoder:  natural"), decoder == "natural", "{info}");
+    }
+    assert!(pixels("fidelity.png") == pixels("not-natural.png"));
+    assert!(pixels("natural.png") == pixels("not-fidelity.png"));
+    assert!(pixels("natural.png") != pixels("fidelity.png"));
+}

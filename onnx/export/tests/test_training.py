@@ -1,0 +1,164 @@
+"""The trainings of onnx/train, in small: that they can be interrupted, what they write, and what judges the pictures."""
+
+import io
+import json
+import sys
+import tarfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ROOT
+from onnx import numpy_helper
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "onnx" / "train"))
+import export  # noqa: E402
+import features  # noqa: E402
+import model  # noqa: E402
+import natural  # noqa: E402
+import run  # noqa: E402
+import train  # noqa: E402
+
+# Far too small to be of use, and of the shape of the real ones.
+SMALL = {
+    "model": dict(channels=8, width=16, encoder_depth=1, decoder_depth=1, hyper_channels=4, anchors=3, lambda_min=0.001, lambda_max=0.05),
+    "data": dict(crop=192, shrink=[1.0], least=192),
+    "optimiser": dict(batch=1),
+    # The decoder is quantised from step 25 on, and an interruption at 15 is amid the look at its activations.
+    "stages": dict(quantise=0.0),
+}
+NATURAL = {
+    "data": dict(crops=5, held_out=2, crop=192),
+    "optimiser": dict(batch=1),
+    "loss": dict(adversarial_from=0.2, adversarial_full=0.6),
+    "held_out": dict(every=4),
+}
+
+
+def configuration(name, changes, path):
+    """The real configuration with some of its values replaced, as a file."""
+    import tomli_w
+
+    config = run.configuration(ROOT / "onnx" / "train" / name)
+    for part, values in changes.items():
+        config[part] |= values
+    path.write_text(tomli_w.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Five pictures, the configurations, and made-up weights for the network of the feature distance."""
+    place = tmp_path_factory.mktemp("training")
+    random = np.random.default_rng(5)
+    with tarfile.open(place / "shard-0.tar", "w") as tar:
+        for name in "abcde":
+            small = Image.fromarray(random.integers(0, 256, (25, 30, 3), dtype=np.uint8))
+            packed = io.BytesIO()
+            small.resize((330, 300), Image.BICUBIC).save(packed, "PNG")
+            info = tarfile.TarInfo(f"{name}.png")
+            info.size = len(packed.getvalue())
+            tar.addfile(info, io.BytesIO(packed.getvalue()))
+    configuration("generation-1.toml", SMALL, place / "model.toml")
+    configuration("natural-1.toml", NATURAL, place / "natural.toml")
+    shapes = {"conv1": (8, 3, 3)}
+    for layer in range(2, 10):
+        shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
+    tensors = []
+    for name, (out, cin, kernel) in shapes.items():
+        tensors.append(numpy_helper.from_array(random.normal(0, 0.3, (out, cin, kernel, kernel)).astype(np.float32), f"p.{name}_weight"))
+        tensors.append(numpy_helper.from_array(np.zeros(out, np.float32), f"p.{name}_bias"))
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors)), place / "features.onnx")
+    return place
+
+
+def command(monkeypatch, module, **options):
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *words, "--threads", "1", "--device", "cpu"])
+    module.main()
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["ema"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def trained(place, monkeypatch):
+    """The small model of 30 steps in one go."""
+    if not (place / "whole" / "weights.pt").exists():
+        command(monkeypatch, train, config=place / "model.toml", images=place, out=place / "whole", steps=30)
+    return place / "whole"
+
+
+def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, trained, monkeypatch):
+    halves = place / "halves"
+    arguments = dict(config=place / "model.toml", images=place, out=halves, steps=30)
+    command(monkeypatch, train, **arguments, stop=15)
+    assert not same(weights(halves / "weights.pt"), weights(trained / "weights.pt"))
+    command(monkeypatch, train, **arguments)
+    assert same(weights(halves / "weights.pt"), weights(trained / "weights.pt"))
+    raw = [torch.load(folder / "state.pt", weights_only=False)["parts"]["model"] for folder in (halves, trained)]
+    assert same(*raw)
+    # What was meant is with what came out, and what only the training needs is not.
+    kept = torch.load(trained / "weights.pt", weights_only=True)
+    assert kept["config"] == json.loads((trained / "config.json").read_text()) == run.configuration(place / "model.toml")
+    assert kept.keys() == {"ema", "step", "config"} and kept["step"] == 30
+    assert model.load(trained / "weights.pt").synthesis.stem.quantising
+
+
+def test_another_seed_gives_other_weights(place, trained, monkeypatch):
+    text = (place / "model.toml").read_text()
+    assert "seed = 1\n" in text
+    (place / "other.toml").write_text(text.replace("seed = 1\n", "seed = 2\n"))
+    arguments = dict(images=place, steps=30, stop=3)
+    command(monkeypatch, train, config=place / "other.toml", out=place / "two", **arguments)
+    command(monkeypatch, train, config=place / "model.toml", out=place / "one", **arguments)
+    assert not same(weights(place / "one" / "weights.pt"), weights(place / "two" / "weights.pt"))
+    with pytest.raises(SystemExit, match="another configuration"):
+        command(monkeypatch, train, config=place / "model.toml", out=place / "two", **arguments)
+
+
+def test_an_interrupted_natural_training_gives_the_weights_of_one_in_one_go(place, trained, monkeypatch):
+    arguments = dict(config=place / "natural.toml", checkpoint=trained / "weights.pt", images=place, features=place / "features.onnx", steps=10)
+    for out, stops in (("natural-whole", [None]), ("natural-halves", [5, None])):
+        for stop in stops:
+            command(monkeypatch, natural, **arguments, out=place / out, **({"stop": stop} if stop else {}))
+    whole, halves = (torch.load(place / out / "state.pt", weights_only=False) for out in ("natural-whole", "natural-halves"))
+    for part in ("natural", "ema", "judge"):
+        assert same(whole["parts"][part], halves["parts"][part]), part
+    assert same(weights(place / "natural-whole" / "natural.pt"), weights(place / "natural-halves" / "natural.pt"))
+    # Only the weights of the synthesis move; the scales of its activations, which are part of the exact form, stay.
+    before = {name[len("synthesis.") :]: v for name, v in weights(trained / "weights.pt").items() if name.startswith("synthesis.")}
+    after = weights(place / "natural-whole" / "natural.pt")
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.endswith(("scale", "seen")) for name in moved)
+    loaded = model.load(trained / "weights.pt")
+    assert export.load_natural(place / "natural-whole" / "natural.pt", loaded).stem.quantising
+
+
+def test_the_feature_distance_is_that_of_the_bench(shared):
+    import onnxruntime
+
+    path = str(shared / "models" / "perceptual" / "squeezenet11_distance.onnx")
+    random = torch.Generator().manual_seed(1)
+    a = torch.rand(2, 3, 67, 82, generator=random)
+    b = (a + 0.1 * torch.randn(a.shape, generator=random)).clamp(0, 1)
+    found = features.FeatureDistance(path)(a, b).numpy()
+    assert np.allclose(found, onnxruntime.InferenceSession(path).run(None, {"a": a.numpy(), "b": b.numpy()})[0], atol=1e-4)
+
+
+def test_text_is_found_and_a_photograph_is_not():
+    """Letters, as runs of dark strokes on light ground."""
+    page = np.full((128, 128, 3), 240, np.uint8)
+    for y in range(8, 120, 14):
+        for x in range(6, 118, 5):
+            page[y : y + 8, x : x + 2] = 20
+    assert natural.strokes(torch.from_numpy(page)).float().mean() > 0.8
+    photograph = np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB"))
+    assert natural.strokes(torch.from_numpy(photograph)).float().mean() < 0.05
