@@ -134,8 +134,12 @@ impl Codec {
             provider: settings.provider.clone(),
             ..Default::default()
         })?;
+        // Without a word about engines the decoder is run by that one.
+        let exact = image_sdl::onnx::exact_engine()
+            .filter(|_| settings.backend != image_sdl::onnx::Backend::OnnxRuntime)
+            .map_or(String::new(), |vectors| format!(", decoded by the exact engine with {vectors}"));
         let version = format!(
-            "{}, {}, build {build}, {} {}",
+            "{}, {}, build {build}, {} {}{exact}",
             env!("CARGO_PKG_VERSION"),
             model.bundle().manifest().label(),
             engine.name(),

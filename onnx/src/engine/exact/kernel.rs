@@ -54,7 +54,11 @@ impl Matrix {
     /// `weights` are (N, K); K is a multiple of 4 and N of [`LANES`].
     pub fn new(weights: &[i8], inputs: usize) -> Option<Self> {
         let outputs = weights.len().checked_div(inputs)?;
-        if inputs % 4 != 0 || outputs % LANES != 0 || inputs * outputs != weights.len() || outputs == 0 {
+        if !inputs.is_multiple_of(4)
+            || !outputs.is_multiple_of(LANES)
+            || inputs * outputs != weights.len()
+            || outputs == 0
+        {
             return None;
         }
         let mut packed = Vec::with_capacity(weights.len());
@@ -229,7 +233,7 @@ pub(super) fn depthwise(
     let height = out.len() / (width * channels);
     assert_eq!(out.len(), height * width * channels);
     assert_eq!(bytes.len(), (height + 2) * (width + 2) * channels);
-    assert!(channels % LANES == 0 && to.scale.len() == channels && weights.len() == 9 * channels);
+    assert!(channels.is_multiple_of(LANES) && to.scale.len() == channels && weights.len() == 9 * channels);
     // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
     unsafe {
         match isa {
@@ -315,7 +319,7 @@ pub(super) fn wide_product(
 ) {
     let outputs = bias.len();
     let (rows, inputs) = (out.len() / outputs, weights.len() / outputs);
-    assert!(outputs % LANES == 0 && weights.len() == inputs * outputs);
+    assert!(outputs.is_multiple_of(LANES) && weights.len() == inputs * outputs);
     assert!(values.len() == rows * inputs && out.len() == rows * outputs);
     let steps = match lie {
         Lie::Rows => [inputs, 1],

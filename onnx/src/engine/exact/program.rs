@@ -729,7 +729,7 @@ impl Reader {
             Value::Sums { of, kind, bias, scales } => {
                 let scales: Vec<f32> = scales.iter().map(|by| by / scale.scale).collect();
                 let channels = bias.len();
-                if channels % LANES != 0 || !scales.iter().all(|by| is_power_of_two(*by)) {
+                if !channels.is_multiple_of(LANES) || !scales.iter().all(|by| is_power_of_two(*by)) {
                     return None;
                 }
                 let to = self.register(channels, of.factor);
@@ -763,7 +763,7 @@ impl Reader {
 
     fn unfold(&mut self, of: Place, block: usize, apart: bool) -> Option<Place> {
         let depth = block.checked_mul(block).filter(|area| *area > 0)?;
-        if of.channels % depth != 0 || of.channels == 0 {
+        if !of.channels.is_multiple_of(depth) || of.channels == 0 {
             return None;
         }
         let to = self.register(of.channels / depth, of.factor.checked_mul(block)?);
