@@ -267,11 +267,33 @@ impl Program {
                     registers.fill(to, Memory::Wide(out));
                 }
                 Step::FromBytes { of, scale, weights, bias, to } => {
-                    let (mut values, mut out) =
-                        (registers.new_wide(size(*of)), registers.new_wide(size(*to)));
-                    kernel::real(isa, registers.bytes(of), scale.scale, scale.zero, &mut values);
-                    kernel::wide_product(isa, (&values, Lie::Rows), weights, bias, &mut out);
-                    registers.free.push(Memory::Wide(values));
+                    let last = match rest {
+                        [] => Some((*to, None)),
+                        [Step::Round { of: rounded, low, high, to: end }] if rounded == to => {
+                            Some((*end, Some((*low, *high))))
+                        }
+                        _ => None,
+                    };
+                    let from = (registers.bytes(of), of.channels, *scale);
+                    // What comes out goes to its planes at once.
+                    if let (Some((end, rounding)), Output::Wide(output)) = (last, self.output)
+                        && end == output
+                    {
+                        let (height, width) = (height * end.factor, width * end.factor);
+                        let mut planes = kernel::room(size(end));
+                        planes.resize(size(end), 0.0);
+                        from_bytes(isa, from, (weights, bias), |first, some| {
+                            if let Some((low, high)) = rounding {
+                                kernel::round(isa, some, low, high);
+                            }
+                            transpose_into(some, end.channels, first, &mut planes);
+                        });
+                        return Tensor::f32([1, end.channels, height, width], planes);
+                    }
+                    let mut out = vec![0.0; size(*to)];
+                    from_bytes(isa, from, (weights, bias), |first, some| {
+                        out[first * to.channels..][..some.len()].copy_from_slice(some);
+                    });
                     registers.fill(to, Memory::Wide(out));
                 }
                 Step::Pointwise { of, .. } => {
@@ -445,7 +467,7 @@ impl Registers {
         let fits = |memory: &Memory| matches!(memory, Memory::Bytes(bytes) if bytes.capacity() >= length);
         let mut found = match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
             Some(Memory::Bytes(bytes)) => bytes,
-            _ => Vec::new(),
+            _ => kernel::room(length),
         };
         found.resize(length, 0);
         found
@@ -455,7 +477,7 @@ impl Registers {
         let fits = |memory: &Memory| matches!(memory, Memory::Wide(values) if values.capacity() >= length);
         let mut found = match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
             Some(Memory::Wide(values)) => values,
-            _ => Vec::new(),
+            _ => kernel::room(length),
         };
         found.resize(length, 0.0);
         found
@@ -540,21 +562,45 @@ impl Unfolding {
     }
 }
 
+/// Bytes (M, K) with their scale, times floating-point weights (K, N): `done` gets some rows after the others, with the number of
+/// the first.
+fn from_bytes(
+    isa: Isa,
+    (bytes, channels, scale): (&[u8], usize, Scale),
+    (weights, bias): (&[f32], &[f32]),
+    mut done: impl FnMut(usize, &mut [f32]),
+) {
+    let mut values = vec![0.0; TOGETHER * channels];
+    let mut out = vec![0.0; TOGETHER * bias.len()];
+    for (at, bytes) in bytes.chunks(TOGETHER * channels).enumerate() {
+        let values = &mut values[..bytes.len()];
+        let out = &mut out[..bytes.len() / channels * bias.len()];
+        kernel::real(isa, bytes, scale.scale, scale.zero, values);
+        kernel::wide_product(isa, (values, Lie::Rows), weights, bias, out);
+        done(at * TOGETHER, out);
+    }
+}
+
 /// (M, C) values to (C, M).
 fn transposed(values: &[f32], channels: usize) -> Vec<f32> {
-    const ROWS: usize = 16;
-    let rows = values.len() / channels;
     let mut planes = vec![0.0; values.len()];
+    transpose_into(values, channels, 0, &mut planes);
+    planes
+}
+
+/// The rows (.., C) of a matrix from row `first` on to their columns of (C, M) `planes`.
+fn transpose_into(values: &[f32], channels: usize, first: usize, planes: &mut [f32]) {
+    const ROWS: usize = 16;
+    let rows = planes.len() / channels;
     // A few rows at a time: their lines stay in the cache while all planes are written.
     for (block, values) in values.chunks(ROWS * channels).enumerate() {
         for (c, plane) in planes.chunks_exact_mut(rows).enumerate() {
-            let to = &mut plane[block * ROWS..][..values.len() / channels];
+            let to = &mut plane[first + block * ROWS..][..values.len() / channels];
             for (to, row) in to.iter_mut().zip(values.chunks_exact(channels)) {
                 *to = row[c];
             }
         }
     }
-    planes
 }
 
 /// What reads a graph.
