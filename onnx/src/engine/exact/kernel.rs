@@ -12,10 +12,11 @@ pub(super) const LANES: usize = 16;
 /// Rows that a product of matrices takes at a time.
 const ROWS: usize = 6;
 
-/// A vector with room for `length` elements that are about to be written, in large pages where the system has them for who asks: a
-/// picture's worth of small ones takes the kernel longer than the products take that fill it.
-pub(super) fn room<T>(length: usize) -> Vec<T> {
-    let vector = Vec::<T>::with_capacity(length);
+/// Zeros that are about to be written over, in large pages where the system has them for who asks: a picture's worth of small ones
+/// takes the kernel longer than the products take that fill it.
+pub(super) fn zeros<T: Clone + Default>(length: usize) -> Vec<T> {
+    // As the system gives them, not touched yet.
+    let vector = vec![T::default(); length];
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 2 << 20;

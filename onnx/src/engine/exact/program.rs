@@ -280,8 +280,7 @@ impl Program {
                         && end == output
                     {
                         let (height, width) = (height * end.factor, width * end.factor);
-                        let mut planes = kernel::room(size(end));
-                        planes.resize(size(end), 0.0);
+                        let mut planes = kernel::zeros(size(end));
                         from_bytes(isa, from, (weights, bias), |first, some| {
                             if let Some((low, high)) = rounding {
                                 kernel::round(isa, some, low, high);
@@ -465,22 +464,24 @@ impl Registers {
     /// Memory of this length; what is in it means nothing.
     fn new_bytes(&mut self, length: usize) -> Vec<u8> {
         let fits = |memory: &Memory| matches!(memory, Memory::Bytes(bytes) if bytes.capacity() >= length);
-        let mut found = match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
-            Some(Memory::Bytes(bytes)) => bytes,
-            _ => kernel::room(length),
-        };
-        found.resize(length, 0);
-        found
+        match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
+            Some(Memory::Bytes(mut bytes)) => {
+                bytes.resize(length, 0);
+                bytes
+            }
+            _ => kernel::zeros(length),
+        }
     }
 
     fn new_wide(&mut self, length: usize) -> Vec<f32> {
         let fits = |memory: &Memory| matches!(memory, Memory::Wide(values) if values.capacity() >= length);
-        let mut found = match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
-            Some(Memory::Wide(values)) => values,
-            _ => kernel::room(length),
-        };
-        found.resize(length, 0.0);
-        found
+        match self.free.iter().position(fits).map(|at| self.free.swap_remove(at)) {
+            Some(Memory::Wide(mut values)) => {
+                values.resize(length, 0.0);
+                values
+            }
+            _ => kernel::zeros(length),
+        }
     }
 }
 
