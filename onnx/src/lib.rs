@@ -24,7 +24,7 @@
 //! the vectors for it (see [`exact_engine`]), all others to rten. For graphs of that form every engine returns the same integers.
 //!
 //! Nothing here downloads anything, and no path or address found in a file is followed.
-#![deny(unsafe_code)] // with one leaf: engine/exact/kernel.rs
+#![deny(unsafe_code)] // with two leaves: engine/exact/kernel.rs and memory.rs
 #![deny(missing_docs)]
 // What only one engine uses is dead in a build without it.
 #![cfg_attr(not(all(feature = "onnxruntime", feature = "rten")), allow(dead_code))]
@@ -36,6 +36,7 @@ mod bundle;
 mod engine;
 mod error;
 mod manifest;
+pub mod memory;
 mod session;
 mod store;
 mod tensor;

@@ -4,6 +4,7 @@ use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sdl_onnx::memory::zeros;
 use sdl_onnx::{Elements, Graph, role};
 
 use super::blend::Blending;
@@ -639,7 +640,7 @@ impl Windows<'_> {
     ) -> Result<Vec<u8>, Error> {
         let Windows { model, graph, latent, grid, at_once } = *self;
         let windows = synthesis::windows(model, grid, at_once);
-        let mut pixels = vec![0u8; size.0 as usize * size.1 as usize * colour.channels()];
+        let mut pixels = zeros::<u8>(size.0 as usize * size.1 as usize * colour.channels());
         // A few windows at a time: what waits to be put in its place stays small beside the picture.
         let at_a_time = if at_once > 1 { 2 * at_once } else { 1 };
         for (done, now) in windows.chunks(at_a_time).enumerate() {
@@ -736,7 +737,7 @@ pub(crate) fn place<'a, T: Copy + Default + 'a>(
     rects: &[Rect],
     parts: impl Iterator<Item = &'a [T]>,
 ) -> Vec<T> {
-    let mut whole = vec![T::default(); channels * grid.area()];
+    let mut whole = zeros::<T>(channels * grid.area());
     for (rect, part) in rects.iter().zip(parts) {
         for (line, values) in part.chunks_exact(rect.width).enumerate() {
             let (c, y) = (line / rect.height, line % rect.height);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sdl_onnx::memory::zeros;
 use sdl_onnx::{Elements, Graph, TensorData, TensorView, role};
 
 use super::model::Model;
@@ -123,16 +124,16 @@ pub(super) fn run(
     window: Rect,
 ) -> Result<(Layout, Levels), Error> {
     let channels = model.channels();
-    let mut input = Vec::with_capacity(channels * window.height * window.width);
-    for c in 0..channels {
-        for y in window.y..window.y + window.height {
-            let from = (c * grid.height + y) * grid.width + window.x;
-            match latent {
-                Latent::Exact(values) => {
-                    input.extend(values[from..from + window.width].iter().map(|&v| f32::from(v)));
-                }
-                Latent::Float(values) => input.extend_from_slice(&values[from..from + window.width]),
+    let mut input = zeros::<f32>(channels * window.height * window.width);
+    for (line, to) in input.chunks_exact_mut(window.width.max(1)).enumerate() {
+        let (c, y) = (line / window.height, line % window.height);
+        let from = (c * grid.height + window.y + y) * grid.width + window.x;
+        match latent {
+            Latent::Exact(values) => {
+                let values = &values[from..from + window.width];
+                to.iter_mut().zip(values).for_each(|(to, &v)| *to = f32::from(v));
             }
+            Latent::Float(values) => to.copy_from_slice(&values[from..from + window.width]),
         }
     }
     let shape = [1, channels, window.height, window.width];

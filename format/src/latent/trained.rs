@@ -5,6 +5,7 @@
 //! Encoder and decoder walk the same loop ([`Tables::walk`]) and differ in where a symbol comes from.
 
 use byteorder::{ByteOrder, LE};
+use sdl_onnx::memory::zeros;
 
 use crate::Error;
 use crate::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
@@ -205,7 +206,7 @@ impl Tables {
         let scales = Scales::new(self, level, z, grid);
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
-        let mut latent = vec![0i16; self.channels * grid.area()];
+        let mut latent = zeros::<i16>(self.channels * grid.area());
         // Symbols of one channel with a border of zeros.
         let stride = width + 2;
         let mut symbols = vec![0i32; stride * (height + 2)];
@@ -298,6 +299,18 @@ pub(super) struct Scales<'a> {
     ends: Vec<usize>,
     /// The largest magnitude of each hyper-latent channel.
     largest: Vec<i32>,
+    vectors: Vectors,
+}
+
+/// Whether the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+type Vectors = Option<archmage::X64V3Token>;
+#[cfg(not(target_arch = "x86_64"))]
+type Vectors = ();
+
+fn vectors() -> Vectors {
+    #[cfg(target_arch = "x86_64")]
+    archmage::SimdToken::summon()
 }
 
 impl<'a> Scales<'a> {
@@ -313,7 +326,7 @@ impl<'a> Scales<'a> {
         let magnitudes = |plane: &[i8]| plane.iter().map(|v| i32::from(v.unsigned_abs())).max().unwrap_or(0);
         let largest = planes().map(magnitudes).collect();
         let bias = &tables.scale_bias[tables.row(level) * tables.channels..][..tables.channels];
-        Scales { tables, bias, grid, values, ends, largest }
+        Scales { tables, bias, grid, values, ends, largest, vectors: vectors() }
     }
 
     fn weights(&self, c: usize) -> &'a [[i16; HYPER * HYPER]] {
@@ -343,7 +356,7 @@ impl<'a> Scales<'a> {
             if !wanted(at) {
                 continue;
             }
-            let sums = weighted(i32::from(self.bias[c]), values, weights);
+            let sums = weighted(self.vectors, i32::from(self.bias[c]), values, weights);
             let (top, left) = (at / hyper.width * HYPER, at % hyper.width * HYPER);
             let count = HYPER.min(width - left);
             for (y, row) in (top..height).zip(sums.chunks_exact(HYPER)) {
@@ -353,10 +366,39 @@ impl<'a> Scales<'a> {
     }
 }
 
-/// `bias` and the weights of all `values`, place by place. On its own, because inside a larger function the compiler does
-/// without vectors here, at several times the time.
+type Weights = [i16; HYPER * HYPER];
+
+/// `bias` and the weights of all `values`, place by place.
+#[inline]
+fn weighted(vectors: Vectors, bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = vectors {
+        return weighted_v3(token, bias, values, weights);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let () = vectors;
+    weighted_plain(bias, values, weights)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane]
+fn weighted_v3(
+    _token: archmage::X64V3Token,
+    bias: i32,
+    values: &[(u16, i16)],
+    weights: &[Weights],
+) -> [i32; HYPER * HYPER] {
+    weighted_loop(bias, values, weights)
+}
+
+/// On its own, because inside a larger function the compiler does without vectors here, at several times the time.
 #[inline(never)]
-fn weighted(bias: i32, values: &[(u16, i16)], weights: &[[i16; HYPER * HYPER]]) -> [i32; HYPER * HYPER] {
+fn weighted_plain(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
+    weighted_loop(bias, values, weights)
+}
+
+#[inline(always)]
+fn weighted_loop(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
     let mut sums = [bias; HYPER * HYPER];
     for &(channel, value) in values {
         for (sum, &weight) in sums.iter_mut().zip(&weights[usize::from(channel)]) {
@@ -414,6 +456,14 @@ mod tests {
         for (n, &value) in MAGNITUDE.iter().enumerate() {
             assert_eq!(value, (256.0 * (n as f64).ln_1p()).round() as i32);
         }
+    }
+
+    #[test]
+    fn weights_add_up_to_the_same_with_and_without_vectors() {
+        let weights: Vec<Weights> =
+            (0..5i16).map(|k| std::array::from_fn(|i| 3000 * k - 997 * i as i16)).collect();
+        let values = [(0, 127), (4, -127), (2, 1), (3, -60)];
+        assert_eq!(weighted(vectors(), -77, &values, &weights), weighted_plain(-77, &values, &weights));
     }
 
     #[test]

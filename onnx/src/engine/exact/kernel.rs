@@ -12,30 +12,6 @@ pub(super) const LANES: usize = 16;
 /// Rows that a product of matrices takes at a time.
 const ROWS: usize = 6;
 
-/// Zeros that are about to be written over, in large pages where the system has them for who asks: a picture's worth of small ones
-/// takes the kernel longer than the products take that fill it.
-pub(super) fn zeros<T: Clone + Default>(length: usize) -> Vec<T> {
-    // As the system gives them, not touched yet.
-    let vector = vec![T::default(); length];
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 2 << 20;
-        let start = vector.as_ptr().addr().next_multiple_of(PAGE);
-        let end = (vector.as_ptr().addr() + length * size_of::<T>()) & !(PAGE - 1);
-        if start < end {
-            // SAFETY: the pages lie within memory of the vector; the advice changes nothing that can be read, and may be refused.
-            unsafe {
-                libc::madvise(
-                    vector.as_ptr().with_addr(start).cast_mut().cast(),
-                    end - start,
-                    libc::MADV_HUGEPAGE,
-                )
-            };
-        }
-    }
-    vector
-}
-
 /// What the processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isa {

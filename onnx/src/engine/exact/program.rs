@@ -5,10 +5,12 @@
 //! what is a convention becomes nothing, what is arithmetic becomes a [`Step`]. Every node must be understood, else there is no program.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use super::kernel::{self, Isa, LANES, Lie, Matrix, Requantiser};
+use crate::memory::zeros;
 use crate::{Dimension, ElementType, Error, Tensor, ValueInfo};
 
 /// Bytes and the real numbers that they stand for: (byte - zero) * scale.
@@ -61,12 +63,12 @@ enum Value {
     /// Weights with a scale for each output channel.
     Weights {
         shape: Vec<usize>,
-        values: Vec<i8>,
-        scales: Vec<f32>,
+        values: Rc<Vec<i8>>,
+        scales: Rc<Vec<f32>>,
     },
     Bias {
         values: Vec<i32>,
-        scales: Vec<f32>,
+        scales: Rc<Vec<f32>>,
     },
     Wide(Place, Order),
     Bytes(Place, Order, Scale),
@@ -84,9 +86,9 @@ enum Value {
 
 #[derive(Debug, Clone)]
 enum Constant {
-    Floats(Vec<usize>, Vec<f32>),
+    Floats(Vec<usize>, Rc<Vec<f32>>),
     Bytes(Vec<u8>),
-    Weights(Vec<usize>, Vec<i8>),
+    Weights(Vec<usize>, Rc<Vec<i8>>),
     Words(Vec<i32>),
     Sizes(Vec<i64>),
 }
@@ -95,9 +97,9 @@ enum Constant {
 #[derive(Debug, Clone)]
 enum Kind {
     /// 1x1, (N, K).
-    Pointwise(Vec<i8>),
+    Pointwise(Rc<Vec<i8>>),
     /// 3x3, (9, C), and the byte that stands for 0 outside.
-    Depthwise(Vec<i8>, u8),
+    Depthwise(Rc<Vec<i8>>, u8),
 }
 
 /// What is done, register to register.
@@ -280,7 +282,7 @@ impl Program {
                         && end == output
                     {
                         let (height, width) = (height * end.factor, width * end.factor);
-                        let mut planes = kernel::zeros(size(end));
+                        let mut planes = zeros(size(end));
                         from_bytes(isa, from, (weights, bias), |first, some| {
                             if let Some((low, high)) = rounding {
                                 kernel::round(isa, some, low, high);
@@ -469,7 +471,7 @@ impl Registers {
                 bytes.resize(length, 0);
                 bytes
             }
-            _ => kernel::zeros(length),
+            _ => zeros(length),
         }
     }
 
@@ -480,7 +482,7 @@ impl Registers {
                 values.resize(length, 0.0);
                 values
             }
-            _ => kernel::zeros(length),
+            _ => zeros(length),
         }
     }
 }
@@ -721,7 +723,7 @@ impl Reader {
                 }
                 let to = self.register(bias.len(), factor);
                 let weights = transposed(weights, channels);
-                let bias = bias.clone();
+                let bias = bias.to_vec();
                 self.steps.push(match input {
                     Value::Real(of, _, scale) => {
                         Step::FromBytes { of: *of, scale: *scale, weights, bias, to }
@@ -737,7 +739,7 @@ impl Reader {
             ) => {
                 let outputs = bias.len();
                 let scales: Vec<f32> = scales.iter().map(|by| scale.scale * by).collect();
-                if outputs == 0 || scales != *of_bias || scales.len() != outputs {
+                if outputs == 0 || scales != **of_bias || scales.len() != outputs {
                     return None;
                 }
                 let zero = i32::from(scale.zero);
@@ -1035,10 +1037,12 @@ fn constant(tensor: &TensorProto) -> Option<Constant> {
         raw.chunks_exact(N).filter_map(|bytes| Some(of(bytes.try_into().ok()?))).collect()
     }
     let constant = match (tensor.data_type?, raw) {
-        (DataType::FLOAT, Some(raw)) => Constant::Floats(shape, elements(raw, f32::from_le_bytes)),
-        (DataType::FLOAT, None) => Constant::Floats(shape, tensor.float_data.clone()),
+        (DataType::FLOAT, Some(raw)) => Constant::Floats(shape, Rc::new(elements(raw, f32::from_le_bytes))),
+        (DataType::FLOAT, None) => Constant::Floats(shape, Rc::new(tensor.float_data.clone())),
         (DataType::UINT8, Some(raw)) => Constant::Bytes(raw.to_vec()),
-        (DataType::INT8, Some(raw)) => Constant::Weights(shape, raw.iter().map(|&b| b as i8).collect()),
+        (DataType::INT8, Some(raw)) => {
+            Constant::Weights(shape, Rc::new(raw.iter().map(|&b| b as i8).collect()))
+        }
         (DataType::INT32, Some(raw)) => Constant::Words(elements(raw, i32::from_le_bytes)),
         (DataType::INT32, None) => Constant::Words(tensor.int32_data.clone()),
         (DataType::INT64, Some(raw)) => Constant::Sizes(elements(raw, i64::from_le_bytes)),

@@ -1,0 +1,44 @@
+//! Memory for whole pictures.
+//!
+//! A leaf with `unsafe` in it: the advice to the system takes a pointer.
+#![allow(unsafe_code)]
+
+/// Zeros that are about to be written over, in large pages where the system has them for who asks: a picture's worth of small ones
+/// takes the kernel longer than the products take that fill it.
+#[must_use]
+pub fn zeros<T: Clone + Default>(length: usize) -> Vec<T> {
+    // As the system gives them, not touched yet.
+    let vector = vec![T::default(); length];
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 2 << 20;
+        let start = vector.as_ptr().addr().next_multiple_of(PAGE);
+        let end = (vector.as_ptr().addr() + length * size_of::<T>()) & !(PAGE - 1);
+        if start < end {
+            // SAFETY: the pages lie within memory of the vector; the advice changes nothing that can be read, and may be refused.
+            unsafe {
+                libc::madvise(
+                    vector.as_ptr().with_addr(start).cast_mut().cast(),
+                    end - start,
+                    libc::MADV_HUGEPAGE,
+                )
+            };
+        }
+    }
+    vector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_zeros_of_any_length() {
+        for length in [0, 1, 4096, (2 << 20) - 1, 5 << 20] {
+            assert!(zeros::<u8>(length).iter().all(|v| *v == 0) && zeros::<u8>(length).len() == length);
+        }
+        let mut values = zeros::<f32>(3 << 20);
+        values.fill(1.0);
+        assert!(values.iter().all(|v| *v == 1.0));
+    }
+}
