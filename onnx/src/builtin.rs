@@ -4,7 +4,7 @@ use once_cell::sync::OnceCell;
 
 use crate::{Bundle, Error};
 
-/// `onnx/models/sdl-1.sdlm`, trained by `onnx/train` (docs/results/generation-1.md).
+/// `onnx/models/sdl-1.sdlm`, trained by `onnx/train` (docs/results/generation-1.md, natural.md).
 static BYTES: &[u8] = include_bytes!("../models/sdl-1.sdlm");
 
 /// The bundle of the built-in model. Nothing is read from disk.
