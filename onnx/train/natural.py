@@ -26,7 +26,7 @@ import tables
 from features import FeatureDistance
 from model import LATENT_UNIT, load
 from muon import Muon
-from run import Run, configuration, learning_rate
+from run import Run, average, configuration, learning_rate
 
 PATCH = 8  # pixels for each position of the discriminator's output, each way
 
@@ -237,10 +237,7 @@ def main():
         if torch.isfinite(norm):
             for name in ("adam", "muon"):
                 optims[name].step()
-            with torch.no_grad():
-                decay = min(o["ema"], (1 + run.step) / (10 + run.step))
-                for a, b in zip(ema.parameters(), natural.parameters()):
-                    a.lerp_(b, 1 - decay)
+            average(ema, natural, o["ema"], run.step)
             values = torch.stack([loss, feature, mse, similarity, d_loss]).detach()
             state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
         else:

@@ -26,6 +26,14 @@ def learning_rate(share, warm, decay_at):
     return min(1.0, share / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - decay_at) / (1 - decay_at))))
 
 
+@torch.no_grad()
+def average(ema, module, decay, step):
+    """The weights of `module` into their running mean, faster in the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for a, b in zip(ema.parameters(), module.parameters()):
+        a.lerp_(b, 1 - decay)
+
+
 def half(module):
     """Its state in fp16, single values as they are: half the file."""
     return {k: v.half() if v.is_floating_point() and v.numel() > 1 else v for k, v in module.state_dict().items()}

@@ -17,7 +17,7 @@ import metrics
 import quant
 from model import Model
 from muon import Muon
-from run import Run, configuration, learning_rate
+from run import Run, average, configuration, learning_rate
 
 CALIBRATION = 24  # batches that the scales of the activations are taken from
 
@@ -110,10 +110,7 @@ def main():
         if torch.isfinite(norm):
             for optimiser in optims.values():
                 optimiser.step()
-            with torch.no_grad():
-                decay = min(o["ema"], (1 + run.step) / (10 + run.step))
-                for a, b in zip(ema.parameters(), model.parameters()):
-                    a.lerp_(b, 1 - decay)
+            average(ema, model, o["ema"], run.step)
             values = torch.stack([loss, bpp, mse, similarity, z_bpp]).detach()
             state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
         else:
