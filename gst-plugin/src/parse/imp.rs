@@ -18,6 +18,8 @@ const DEFAULT_MAX_SIZE: u32 = 64 << 20;
 const NO_FRAMERATE: gst::Fraction = gst::Fraction::new_raw(0, 1);
 /// Microseconds of a second: the unit of the duration in the header.
 const MICROSECONDS: i32 = 1_000_000;
+/// Places of key pictures that are remembered: a stream may have no end.
+const MOST_KEYS: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
 struct Settings {
@@ -258,7 +260,17 @@ impl BaseParseImpl for SdlParse {
         if let Some(buffer) = frame.buffer()
             && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
         {
-            self.state().keys.extend(buffer.pts());
+            let mut state = self.state();
+            let keys = &mut state.keys;
+            keys.extend(buffer.pts());
+            if keys.len() > MOST_KEYS {
+                // Every second one: a seek then begins a little earlier than it must.
+                let mut kept = false;
+                keys.retain(|_| {
+                    kept = !kept;
+                    kept
+                });
+            }
         }
         // Without the flag that asks for it, the base class does not drop pictures in front of the segment: those behind a seek may be
         // coded against them. The decoder does not show them.
