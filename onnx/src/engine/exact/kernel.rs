@@ -71,6 +71,18 @@ impl Matrix {
     }
 }
 
+/// Columns of a product that are taken at a time: the first one, and how many vectors. As even as can be: three and three rather
+/// than four and two.
+fn blocks(columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    const MOST: usize = 4;
+    let vectors = columns / LANES;
+    let count = vectors.div_ceil(MOST);
+    (0..count).map(move |block| {
+        let [first, next] = [block, block + 1].map(|block| block * vectors / count);
+        (first * LANES, next - first)
+    })
+}
+
 /// Calls a function of a number of vectors, which is a constant in it.
 macro_rules! with_vectors {
     ($count:expr, $call:ident::<$rows:literal>($($argument:expr),*)) => {
@@ -89,14 +101,8 @@ pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser,
     assert_eq!(bytes.len(), rows * matrix.inputs);
     assert_eq!(out.len(), rows * matrix.outputs);
     assert!(to.bias.len() == matrix.outputs && to.scale.len() == matrix.outputs);
-    let vectors = matrix.outputs / LANES;
-    // As even as can be: three and three rather than four and two.
-    let blocks = vectors.div_ceil(4);
-    let mut done = 0;
-    for block in 0..blocks {
-        let count = (vectors - done) / (blocks - block);
-        let column = done * LANES;
-        let whole = rows - rows % ROWS;
+    let whole = rows - rows % ROWS;
+    for (column, count) in blocks(matrix.outputs) {
         // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
         unsafe {
             match isa {
@@ -112,7 +118,6 @@ pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser,
                 }
             }
         }
-        done += count;
     }
 }
 
@@ -325,13 +330,8 @@ pub(super) fn wide_product(
         Lie::Rows => [inputs, 1],
         Lie::Columns => [1, rows],
     };
-    let vectors = outputs / LANES;
-    let blocks = vectors.div_ceil(4);
-    let mut done = 0;
-    for block in 0..blocks {
-        let count = (vectors - done) / (blocks - block);
-        let column = done * LANES;
-        let whole = rows - rows % ROWS;
+    let whole = rows - rows % ROWS;
+    for (column, count) in blocks(outputs) {
         // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
         unsafe {
             match isa {
@@ -352,7 +352,6 @@ pub(super) fn wide_product(
                 }
             }
         }
-        done += count;
     }
 }
 

@@ -13,6 +13,9 @@ use super::kernel::{self, Isa, LANES, Lie, Matrix, Requantiser};
 use crate::memory::zeros;
 use crate::{Dimension, ElementType, Error, Tensor, ValueInfo};
 
+/// No decoder makes more pixels of a latent position, each way; a graph that does is after memory.
+const LARGEST_FACTOR: usize = 256;
+
 /// Bytes and the real numbers that they stand for: (byte - zero) * scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Scale {
@@ -200,6 +203,11 @@ impl Step {
     }
 }
 
+/// Whether one of the steps reads a register.
+fn is_read(register: usize, steps: &[Step]) -> bool {
+    steps.iter().any(|step| step.reads().contains(&Some(register)))
+}
+
 /// A graph as steps.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -303,7 +311,7 @@ impl Program {
                     let to = chain[chain.len() - 1].writes();
                     if let Some((spatial, later)) = rest.split_first()
                         && spatial.unfolds(to)
-                        && later.iter().all(|later| !later.reads().contains(&Some(to.register)))
+                        && !is_read(to.register, later)
                     {
                         let used =
                             self.spatial(isa, (height, width), &mut registers, (chain, of), spatial, later);
@@ -341,8 +349,7 @@ impl Program {
                     registers.fill(to, Memory::Bytes(out));
                 }
             }
-            let read_later = |register: usize| rest.iter().any(|step| step.reads().contains(&Some(register)));
-            for register in step.reads().into_iter().flatten().filter(|register| !read_later(*register)) {
+            for register in step.reads().into_iter().flatten().filter(|register| !is_read(*register, rest)) {
                 registers.release(register);
             }
         }
@@ -418,7 +425,7 @@ impl Program {
         let mut end = first + 1;
         while let Some(Step::Pointwise { of, .. }) = self.steps.get(end)
             && *of == self.steps[end - 1].writes()
-            && self.steps[end + 1..].iter().all(|later| !later.reads().contains(&Some(of.register)))
+            && !is_read(of.register, &self.steps[end + 1..])
         {
             end += 1;
         }
@@ -815,7 +822,8 @@ impl Reader {
         if !of.channels.is_multiple_of(depth) || of.channels == 0 {
             return None;
         }
-        let to = self.register(of.channels / depth, of.factor.checked_mul(block)?);
+        let factor = of.factor.checked_mul(block).filter(|factor| *factor <= LARGEST_FACTOR)?;
+        let to = self.register(of.channels / depth, factor);
         self.steps.push(Step::Unfold { of, unfolding: Unfolding { block, apart }, to });
         Some(to)
     }
