@@ -50,54 +50,52 @@ impl Engine for Rten {
 
 /// Loads any graph.
 pub(super) fn load(source: &GraphSource, options: &RunOptions) -> Result<Box<dyn Graph>, Error> {
-    {
-        let failed =
-            |reason: String| Error::Load { graph: source.name().to_owned(), engine: NAME.to_owned(), reason };
-        let load = || -> Result<RtenModel, String> {
-            let mut loader = ModelOptions::with_all_ops();
-            // Packed weights are a second copy of them.
-            loader.prepack_weights(source.weight() <= LARGE);
-            match source.model() {
-                Model::File { model, external } => {
-                    let bytes = std::fs::read(model).map_err(|error| error.to_string())?;
-                    wire::check(&bytes)?;
-                    if external.is_empty() && model.extension().is_some_and(|extension| extension == "onnx") {
-                        // Of an undeclared file of external data only the graph knows the name.
-                        return loader.load_file(model).map_err(|error| error.to_string());
-                    }
-                    for path in external {
-                        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                        let bytes =
-                            std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                        loader.external_data(&name.unwrap_or_default(), bytes);
-                    }
-                    loader.load(bytes).map_err(|error| error.to_string())
+    let failed =
+        |reason: String| Error::Load { graph: source.name().to_owned(), engine: NAME.to_owned(), reason };
+    let load = || -> Result<RtenModel, String> {
+        let mut loader = ModelOptions::with_all_ops();
+        // Packed weights are a second copy of them.
+        loader.prepack_weights(source.weight() <= LARGE);
+        match source.model() {
+            Model::File { model, external } => {
+                let bytes = std::fs::read(model).map_err(|error| error.to_string())?;
+                wire::check(&bytes)?;
+                if external.is_empty() && model.extension().is_some_and(|extension| extension == "onnx") {
+                    // Of an undeclared file of external data only the graph knows the name.
+                    return loader.load_file(model).map_err(|error| error.to_string());
                 }
-                Model::Bytes { model, external } => {
-                    wire::check(model)?;
-                    for (name, bytes) in external {
-                        match bytes {
-                            Bytes::Static(bytes) => loader.external_data_static(name, bytes),
-                            Bytes::Shared(bytes) => loader.external_data(name, bytes.to_vec()),
-                        };
-                    }
-                    let loaded = match model {
-                        Bytes::Static(bytes) => loader.load_static_slice(bytes),
-                        Bytes::Shared(bytes) => loader.load(bytes.to_vec()),
-                    };
-                    loaded.map_err(|error| error.to_string())
+                for path in external {
+                    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                    let bytes =
+                        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                    loader.external_data(&name.unwrap_or_default(), bytes);
                 }
+                loader.load(bytes).map_err(|error| error.to_string())
             }
-        };
-        let model = catch_unwind(load).unwrap_or_else(|_| Err("it panicked".to_owned())).map_err(failed)?;
-        let infos = |ids: &[NodeId]| ids.iter().map(|id| info(&model, *id)).collect();
-        let signature = Signature {
-            graph: source.name().to_owned(),
-            inputs: infos(model.input_ids()),
-            outputs: infos(model.output_ids()),
-        };
-        Ok(Box::new(RtenGraph { model, signature, threads: options.thread_count() }))
-    }
+            Model::Bytes { model, external } => {
+                wire::check(model)?;
+                for (name, bytes) in external {
+                    match bytes {
+                        Bytes::Static(bytes) => loader.external_data_static(name, bytes),
+                        Bytes::Shared(bytes) => loader.external_data(name, bytes.to_vec()),
+                    };
+                }
+                let loaded = match model {
+                    Bytes::Static(bytes) => loader.load_static_slice(bytes),
+                    Bytes::Shared(bytes) => loader.load(bytes.to_vec()),
+                };
+                loaded.map_err(|error| error.to_string())
+            }
+        }
+    };
+    let model = catch_unwind(load).unwrap_or_else(|_| Err("it panicked".to_owned())).map_err(failed)?;
+    let infos = |ids: &[NodeId]| ids.iter().map(|id| info(&model, *id)).collect();
+    let signature = Signature {
+        graph: source.name().to_owned(),
+        inputs: infos(model.input_ids()),
+        outputs: infos(model.output_ids()),
+    };
+    Ok(Box::new(RtenGraph { model, signature, threads: options.thread_count() }))
 }
 
 fn info(model: &RtenModel, id: NodeId) -> ValueInfo {
