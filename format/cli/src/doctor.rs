@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use clap::Args;
-use image_sdl::onnx::{self, Backend, Store, Verdict};
+use image_sdl::onnx::{self, Backend, RunOptions, Store, Verdict};
 use image_sdl::{Colour, DecodeOptions, EncodeOptions, Model, Picture, Settings, decode, encode_with};
 use serde_json::{Value, json};
 
@@ -102,12 +102,6 @@ impl Examined {
         }
     }
 
-    /// What decodes bit-exact models, unless somebody asks for another engine.
-    fn exact(&self) -> Option<&'static str> {
-        let asked = std::env::var("SDL_BACKEND").is_ok_and(|given| given.trim().eq_ignore_ascii_case("ort"));
-        onnx::exact_engine().filter(|_| !asked)
-    }
-
     fn text(&self) -> String {
         let mut text = format!(
             "sdl {} on {} {}, {} processors\n\nEngine: {}\n\n",
@@ -117,7 +111,7 @@ impl Examined {
             std::thread::available_parallelism().map_or(1, usize::from),
             self.why()
         );
-        if let Some(vectors) = self.exact() {
+        if let Some(vectors) = onnx::exact_engine(&RunOptions::default()) {
             text += &format!(
                 "Decoding with bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\n\n"
             );
@@ -262,7 +256,7 @@ impl Examined {
             "healthy": self.healthy(),
             "backend": self.chosen.as_ref().ok().map(ToString::to_string),
             "reason": self.why(),
-            "exact_engine": self.exact(),
+            "exact_engine": onnx::exact_engine(&RunOptions::default()),
             "onnx_runtime": { "version": onnx::report().version(), "places": places },
             "providers": providers,
             "builtin": onnx::builtin().ok().map(|bundle| json!({

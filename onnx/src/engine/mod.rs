@@ -196,19 +196,23 @@ pub(crate) fn resolve(options: &RunOptions) -> Result<Backend, Error> {
     }
 }
 
-/// The backend for a graph that every engine runs to the same bits: where the processor has what the exact engine wants, no
-/// other one is looked for, let alone loaded, unless somebody asks for it.
+/// The backend for a graph that every engine runs to the same bits: where the exact engine does it, no other one is looked for,
+/// let alone loaded.
 pub(crate) fn resolve_exact(options: &RunOptions) -> Result<Backend, Error> {
-    let free = options.backend == Backend::Auto && options.accelerator().is_none();
-    if free && exact_engine().is_some() && given_backend()?.is_none() {
-        return Ok(Backend::Rust);
-    }
-    resolve(options)
+    if exact_engine(options).is_some() { Ok(Backend::Rust) } else { resolve(options) }
 }
 
-/// What the exact engine, which is part of [`Backend::Rust`], runs bit-exact graphs on: the vectors of this processor that it uses.
-/// `None` where it has none that it can use, or this build has no Rust backend.
-pub fn exact_engine() -> Option<&'static str> {
+/// Whether the exact engine, which is part of [`Backend::Rust`], runs the decoders of bit-exact bundles: the vectors of this
+/// processor that it uses. `None` where `options` or the environment ask for another engine, the processor has no vectors that it
+/// can use, or this build has no Rust backend.
+pub fn exact_engine(options: &RunOptions) -> Option<&'static str> {
+    let backend = match options.backend {
+        Backend::Auto => given_backend().ok()?.unwrap_or(Backend::Rust),
+        asked => asked,
+    };
+    if backend != Backend::Rust || options.accelerator().is_some() {
+        return None;
+    }
     #[cfg(all(feature = "rten", target_arch = "x86_64"))]
     return exact::vectors();
     #[cfg(not(all(feature = "rten", target_arch = "x86_64")))]

@@ -129,14 +129,13 @@ impl Codec {
         let program = std::env::current_exe().map_err(failed)?;
         let build = short_digest(std::fs::read(&program).map_err(failed)?);
         let model = Model::find("", settings.clone())?;
-        let engine = image_sdl::onnx::engine_for(&image_sdl::onnx::RunOptions {
+        let options = image_sdl::onnx::RunOptions {
             backend: settings.backend,
             provider: settings.provider.clone(),
             ..Default::default()
-        })?;
-        // Without a word about engines the decoder is run by that one.
-        let exact = image_sdl::onnx::exact_engine()
-            .filter(|_| settings.backend != image_sdl::onnx::Backend::OnnxRuntime)
+        };
+        let engine = image_sdl::onnx::engine_for(&options)?;
+        let exact = image_sdl::onnx::exact_engine(&options)
             .map_or(String::new(), |vectors| format!(", decoded by the exact engine with {vectors}"));
         let version = format!(
             "{}, {}, build {build}, {} {}{exact}",
