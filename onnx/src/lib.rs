@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Two backends implement the same [`Graph`]: ONNX Runtime, looked for at run time (see [`LibraryReport`]), and Rust alone. In Rust,
-//! graphs in the exact integer form that the decoder of the built-in model has go to an engine of their own where the processor has
+//! graphs in the exact integer form that the built-in model has go to an engine of their own where the processor has
 //! the vectors for it (see [`exact_engine`]), all others to rten. For graphs of that form every engine returns the same integers.
 //!
 //! Nothing here downloads anything, and no path or address found in a file is followed.

@@ -12,10 +12,11 @@ pub fn zeros<T: Clone + Default>(length: usize) -> Vec<T> {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 2 << 20;
-        let start = vector.as_ptr().addr().next_multiple_of(PAGE);
-        let end = (vector.as_ptr().addr() + length * size_of::<T>()) & !(PAGE - 1);
-        if start < end {
-            // SAFETY: the pages lie within memory of the vector; the advice changes nothing that can be read, and may be refused.
+        let (address, size) = (vector.as_ptr().addr(), length * size_of::<T>());
+        if size >= PAGE {
+            // Outwards: what lies beside it in the same page is likely such memory too.
+            let (start, end) = (address & !(PAGE - 1), (address + size).next_multiple_of(PAGE));
+            // SAFETY: the advice changes nothing that can be read, whosever memory it is, and may be refused.
             unsafe {
                 libc::madvise(
                     vector.as_ptr().with_addr(start).cast_mut().cast(),

@@ -59,9 +59,8 @@ impl Graph for Shared {
 }
 
 pub(crate) fn graph(bundle: &Bundle, role: &str, options: &RunOptions) -> Result<Arc<dyn Graph>, Error> {
-    // The graphs of a bit-exact decoder; how a picture is analysed is nobody's promise.
-    let exact = bundle.manifest().pixels.exact
-        && [role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::HYPER_SYNTHESIS].contains(&role);
+    // The encoder of such a bundle is not promised to the bit, but made of the same integers.
+    let exact = bundle.manifest().pixels.exact;
     let backend = if exact { engine::resolve_exact(options)? } else { engine::resolve(options)? };
     let key = Key {
         bundle: bundle.id(),

@@ -14,6 +14,8 @@ pub enum ElementType {
     U8,
     /// Signed 8-bit integer.
     I8,
+    /// Signed 16-bit integer.
+    I16,
     /// Signed 32-bit integer.
     I32,
     /// Signed 64-bit integer.
@@ -26,6 +28,7 @@ impl fmt::Display for ElementType {
             ElementType::F32 => "f32",
             ElementType::U8 => "u8",
             ElementType::I8 => "i8",
+            ElementType::I16 => "i16",
             ElementType::I32 => "i32",
             ElementType::I64 => "i64",
         })
@@ -117,6 +120,8 @@ pub enum ViewData<'a> {
     U8(&'a [u8]),
     /// Signed 8-bit integers.
     I8(&'a [i8]),
+    /// Signed 16-bit integers, for a graph that wants floating point.
+    I16(&'a [i16]),
     /// Signed 32-bit integers.
     I32(&'a [i32]),
     /// Signed 64-bit integers.
@@ -188,24 +193,13 @@ element!(I8, i8, i8, as_i8, into_i8);
 element!(I32, i32, i32, as_i32, into_i32);
 element!(I64, i64, i64, as_i64, into_i64);
 
-macro_rules! per_variant {
-    ($data:expr, $enum:ident, $inner:ident => $body:expr) => {
-        match $data {
-            $enum::F32($inner) => $body,
-            $enum::U8($inner) => $body,
-            $enum::I8($inner) => $body,
-            $enum::I32($inner) => $body,
-            $enum::I64($inner) => $body,
-        }
-    };
-}
-
 impl Tensor {
     /// A tensor; fails unless `data` has as many elements as `shape`.
     pub fn new(shape: impl Into<Vec<usize>>, data: TensorData) -> Result<Self, Error> {
         let shape = shape.into();
-        check(&shape, per_variant!(&data, TensorData, d => d.len()))?;
-        Ok(Tensor { shape, data })
+        let tensor = Tensor { shape, data };
+        check(&tensor.shape, tensor.view().data.length())?;
+        Ok(tensor)
     }
 
     /// The size of every dimension, outermost first.
@@ -241,10 +235,28 @@ impl Tensor {
     }
 }
 
+impl ViewData<'_> {
+    fn length(&self) -> usize {
+        match self {
+            ViewData::F32(data) => data.len(),
+            ViewData::U8(data) => data.len(),
+            ViewData::I8(data) => data.len(),
+            ViewData::I16(data) => data.len(),
+            ViewData::I32(data) => data.len(),
+            ViewData::I64(data) => data.len(),
+        }
+    }
+}
+
 impl<'a> TensorView<'a> {
+    /// Borrowed i16, which graphs take as floating point; fails unless `data` has as many elements as `shape`.
+    pub fn i16(shape: &'a [usize], data: &'a [i16]) -> Result<Self, Error> {
+        Self::new(shape, ViewData::I16(data))
+    }
+
     /// A view; fails unless `data` has as many elements as `shape`.
     pub fn new(shape: &'a [usize], data: ViewData<'a>) -> Result<Self, Error> {
-        check(shape, per_variant!(&data, ViewData, d => d.len()))?;
+        check(shape, data.length())?;
         Ok(TensorView { shape, data })
     }
 
@@ -264,6 +276,7 @@ impl<'a> TensorView<'a> {
             ViewData::F32(_) => ElementType::F32,
             ViewData::U8(_) => ElementType::U8,
             ViewData::I8(_) => ElementType::I8,
+            ViewData::I16(_) => ElementType::I16,
             ViewData::I32(_) => ElementType::I32,
             ViewData::I64(_) => ElementType::I64,
         }

@@ -252,6 +252,24 @@ fn a_timestep_may_be_given_in_32_or_64_bits() {
 }
 
 #[test]
+fn what_a_graph_takes_in_floating_point_may_be_given_in_16_bits() {
+    for backend in backends() {
+        let graph = load(backend, "denoiser.onnx", 1);
+        let shape = [1, 2, 1, 2];
+        let embedding = TensorView::f32(&[1, 1, 1, 1], &[0.5]).unwrap();
+        let step = TensorView::i64(&[1], &[7]).unwrap();
+        for sample in [
+            TensorView::f32(&shape, &[1.0, -2.0, 3.0, 4.0]).unwrap(),
+            TensorView::i16(&shape, &[1, -2, 3, 4]).unwrap(),
+        ] {
+            let inputs = [("sample", sample), ("timestep", step), ("embedding", embedding)];
+            let outputs = graph.run(&inputs, &["prediction"]).unwrap();
+            assert_eq!(outputs[0].as_f32().unwrap(), [7.5, -13.5, 21.5, 28.5], "{backend}");
+        }
+    }
+}
+
+#[test]
 fn many_threads_run_one_graph_at_the_same_time() {
     const CALLERS: usize = 8;
     for backend in backends() {

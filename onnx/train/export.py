@@ -1,11 +1,11 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 1 --out /tmp/sdl-1
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 2 --out /tmp/sdl-2
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
 
-    python export.py --checkpoint ../models/sdl-1.pt --bundle ../models/sdl-1.sdlm --natural ../models/sdl-1-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-1
+    python export.py --checkpoint ../models/sdl-2.pt --bundle ../models/sdl-2.sdlm --natural ../models/sdl-2-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-2
 """
 
 import argparse
@@ -19,8 +19,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import data
+import quant
 import tables
 from model import LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load
+
+
+DIGIT = 128  # weights of two digits are high * DIGIT + low, each of 7 bits
 
 
 class Builder:
@@ -59,7 +63,12 @@ class Builder:
     def to_stream(self, x):
         """(1, C, H, W) to (1, H W, C): the order of the integer kernels. With the grid out of sight ONNX Runtime does not
         move these transposes about, and each vanishes in that of the kernel beside it."""
-        return self.node("Reshape", [self.channels_last(x), self.constant(np.array([0, -1, 192], np.int64))])
+        return self.node("Reshape", [self.channels_last(x), self.constant(np.array([0, -1, self.stream_channels], np.int64))])
+
+    def begin_stream(self, x, channels):
+        """(1, C, H, W): what `to_grid` will bring streams back to."""
+        self.grid, self.stream_channels = self.node("Shape", [self.channels_last(x)]), channels
+        return self.to_stream(x)
 
     def to_grid(self, x):
         return self.channels_first(self.node("Reshape", [x, self.grid]))
@@ -74,38 +83,51 @@ class Builder:
         return self.node("Reshape", [x, self.node("Concat", [number(1), self.node("Mul", [height, number(size)]), self.node("Mul", [width, number(size)]), number(channels)], axis=0)])
 
     def weights(self, conv):
-        """(integers int8, scale float32 for each output channel)"""
+        """(integers, scale float32 for each output channel)"""
         scale = conv.weight_scale()
-        q = torch.round(conv.weight.detach().float() / scale.view(-1, 1, 1, 1))
-        assert q.abs().max() <= conv.weight_max
-        return q.numpy().astype(np.int8), scale.numpy().astype(np.float32)
+        q = torch.round(conv.weight.detach().float() / scale.view(-1, 1, 1, 1)).numpy()
+        return q.astype(np.int64), scale.numpy().astype(np.float32)
 
-    def conv8(self, x, conv, input_scale, order=slice(None), factor=1.0):
-        """8-bit input of scale `input_scale`: weights and bias as integers behind DequantizeLinear. `order` rearranges the
-        output's channels, `factor` is a power of two that changes its unit."""
+    def conv8(self, x, conv, input_scale, order=slice(None), factor=1.0, patch=1):
+        """8-bit input of scale `input_scale`: weights and bias as integers behind DequantizeLinear, weights of two digits as two
+        convolutions (weights of more than 8 bits in one of them are rounded again by ONNX Runtime where a quantiser follows).
+        `order` rearranges the output's channels, `factor` is a power of two that changes its unit; with `patch` it takes in what
+        `pixel_unshuffle` by that would give."""
         q, scale = self.weights(conv)
         bias_scale = (scale * input_scale).astype(np.float32)
         bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / bias_scale)
         conv.bias.data = torch.from_numpy((bias * bias_scale).astype(np.float32))  # so that PyTorch computes the same
-        bound = np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1) * 255 + np.abs(bias)
-        assert bound.max() < 2**24, "an accumulator could leave 24 bits"
-        q, bias, scale, bias_scale = q[order], bias[order], scale[order] * np.float32(factor), bias_scale[order] * np.float32(factor)
-        w = self.node("DequantizeLinear", [self.constant(q, "w"), self.constant(scale, "ws"), self.constant(np.zeros(len(q), np.int8), "wz")], axis=0)
-        b = self.node("DequantizeLinear", [self.constant(bias.astype(np.int32), "b"), self.constant(bias_scale, "bs"), self.constant(np.zeros(len(q), np.int32), "bz")], axis=0)
-        return self.node("Conv", [x, w, b], group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
+        high = (q + quant.WEIGHT_MAX) // DIGIT if conv.wide else np.zeros_like(q)
+        low = q - DIGIT * high
+        assert max(np.abs(high).max(), np.abs(low).max()) <= quant.WEIGHT_MAX
+        bound = (DIGIT * np.abs(high) + np.abs(low)).reshape(len(q), -1).sum(1) * 255 + np.abs(bias)
+        assert bound.max() < quant.EXACT, "an accumulator could leave 24 bits"
+        if patch > 1:
+            high, low = (d.reshape(len(q), -1, patch, patch) for d in (high, low))
 
-    def conv_wide(self, x, conv, input_unit, input_bound, weight_factor=1.0, bias_factor=1.0, offset=0.0):
-        """Input of more than 8 bits, integers times `input_unit` not beyond `input_bound` of them: float32, exact by its
-        range. The factors are powers of two that change the unit of input and output; `offset` is added to the output."""
+        def digit(q, bias, scale):
+            scale = (scale * np.float32(factor)).astype(np.float32)
+            constants = lambda values, by, kind, hint: [self.constant(values[order].astype(kind), hint), self.constant(by[order].astype(np.float32), "s"),
+                                                        self.constant(np.zeros(len(values), kind), "z")]  # fmt: skip
+            w = self.node("DequantizeLinear", constants(q, scale, np.int8, "w"), axis=0)
+            b = self.node("DequantizeLinear", constants(bias, scale * np.float32(input_scale), np.int32, "b"), axis=0)
+            return self.node("Conv", [x, w, b], group=conv.groups, strides=[patch] * 2, pads=[conv.padding[0]] * 4, kernel_shape=q.shape[2:])
+
+        if not conv.wide:
+            return digit(low, bias, scale)
+        return self.node("Add", [digit(high, np.zeros_like(bias), scale * DIGIT), digit(low, bias, scale)])
+
+    def conv_wide(self, x, conv, input_unit, input_bound, input_factor=1.0):
+        """Input of more than 8 bits, integers times `input_unit` not beyond `input_bound` of them: float32, exact by its range.
+        `input_factor` is a power of two that changes the unit of the input."""
         q, scale = self.weights(conv)
         unit = (scale * input_unit).astype(np.float64)
         bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / unit) * unit
         conv.bias.data = torch.from_numpy(bias.astype(np.float32))  # so that PyTorch computes the same
-        bias = bias * bias_factor + offset
-        bound = np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1) * input_bound + np.abs(bias / bias_factor / unit)
+        bound = np.abs(q).reshape(len(q), -1).sum(1) * input_bound + np.abs(bias / unit)
         print(f"  wide convolution: accumulator below 2^{np.log2(bound.max()):.2f}")
-        assert bound.max() < 2**24, "an accumulator could leave 24 bits"
-        w = q.astype(np.float64) * scale.reshape(-1, 1, 1, 1) * weight_factor
+        assert bound.max() < quant.EXACT, "an accumulator could leave 24 bits"
+        w = q.astype(np.float64) * scale.reshape(-1, 1, 1, 1) * input_factor
         return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
                          group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
 
@@ -138,14 +160,6 @@ def array(p):
     return p.detach().float().numpy()
 
 
-def block_float(g, x, b):
-    y = g.node("Relu", [g.conv_float(x, array(b.a.weight), array(b.a.bias))])
-    y = g.node("Relu", [g.conv_float(y, array(b.dw.weight), array(b.dw.bias), groups=b.dw.groups)])
-    x = g.node("Add", [x, g.conv_float(y, array(b.b.weight), array(b.b.bias))])
-    y = g.node("Relu", [g.conv_float(x, array(b.c.weight), array(b.c.bias))])
-    return g.node("Add", [x, g.conv_float(y, array(b.d.weight), array(b.d.bias))])
-
-
 def patches(conv, cin, size):
     """pixel_unshuffle by `size` followed by a 1x1 convolution is one convolution of that stride."""
     return array(conv.weight).reshape(conv.out_channels, cin, size, size)
@@ -154,15 +168,19 @@ def patches(conv, cin, size):
 def analysis(model):
     a = model.analysis
     g = Builder("analysis")
-    w = patches(a.stem, 3, 8)
-    x = g.conv_float("picture", w, array(a.stem.bias) - 0.5 * w.sum((1, 2, 3)), stride=8)
-    x = block_float(g, x, a.early)
-    x = g.conv_float(x, patches(a.down, a.early.a.in_channels, 2), array(a.down.bias), stride=2)
+    # The manifest's range brings pixels to (byte - 128) / 256.
+    byte = quant.Activation(True)
+    byte.scale.fill_(1 / 256)
+    x = g.conv8(g.activation("picture", byte), a.stem, 1 / 256, patch=8)
+    x = block8(g, g.begin_stream(x, a.stem.out_channels), a.early)
+    x = g.conv8(g.activation(x, a.in_down, g.to_grid), a.down, a.in_down.scale.item(), patch=2)
+    x = g.begin_stream(x, a.down.out_channels)
     for b in a.blocks:
-        x = block_float(g, x, b)
-    x = g.conv_float(x, array(a.head.weight), array(a.head.bias))
+        x = block8(g, x, b)
+    # The only sums that are not exact: an encoder may differ in the last bit.
+    g.node("Conv", [g.to_grid(x), g.constant(array(a.head.weight), "w"), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
     g.nodes[-1].output[0] = "latent"
-    return g.model([("picture", TensorProto.FLOAT, ["n", 3, "h", "w"])], [("latent", TensorProto.FLOAT, ["n", model.channels, "lh", "lw"])])
+    return g.model([("picture", TensorProto.FLOAT, [1, 3, "h", "w"])], [("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
 
 
 def hyper_analysis(model):
@@ -187,7 +205,7 @@ def hyper_synthesis(model):
     x = g.activation(x, m.act_up)
     x = g.activation(g.conv8(x, m.dw, m.act_up.scale.item()), m.act_dw)
     x = g.activation(g.conv8(x, m.a, m.act_dw.scale.item()), m.act_a)
-    x = g.conv_wide(x, m.b, m.act_a.scale.item(), 255, weight_factor=1 / MEAN_UNIT, bias_factor=1 / MEAN_UNIT)
+    x = g.conv8(x, m.b, m.act_a.scale.item(), factor=1 / MEAN_UNIT)
     x = g.node("Clip", [g.node("Round", [x]), g.constant(np.float32(-32767)), g.constant(np.float32(32767))])
     g.nodes[-1].output[0] = "mean"
     return g.model([("hyper_latent", TensorProto.FLOAT, [1, model.hyper_channels, "zh", "zw"])], [("mean", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
@@ -213,9 +231,8 @@ def grouped(conv, size):
 def synthesis(model, m):
     g = Builder("synthesis")
     # The input arrives as integers of LATENT_UNIT.
-    x = g.conv_wide("latent", m.stem, LATENT_UNIT, LATENT_CLIP, weight_factor=LATENT_UNIT)
-    g.grid = g.node("Shape", [g.channels_last(x)])
-    x = g.to_stream(x)
+    x = g.conv_wide("latent", m.stem, LATENT_UNIT, LATENT_CLIP, input_factor=LATENT_UNIT)
+    x = g.begin_stream(x, m.stem.out_channels)
     for b in m.blocks:
         x = block8(g, x, b)
     x = g.activation(x, m.in_up, g.to_grid)
@@ -242,7 +259,7 @@ channels = {channels}
 stride = 16
 
 [pixels]
-range = [0.0, 1.0]
+range = [-0.5, 0.49609375]
 packing = 4
 exact = true
 
@@ -296,10 +313,12 @@ def prove(model, decoders, out, pictures):
 
     session = lambda role: ort.InferenceSession(str(out / f"{role}.onnx"), providers=["CPUExecutionProvider"])
     integers = tables.Integers(model)
-    graphs = {r: session(r) for r in ("hyper_synthesis", *decoders)}
-    samples = 0
+    graphs = {r: session(r) for r in ("analysis", "hyper_synthesis", *decoders)}
+    samples, furthest = 0, 0.0
     with torch.no_grad():
         for x in pictures:
+            got = graphs["analysis"].run(None, {"picture": ((255 * x - 128) / 256)[None].numpy()})[0]
+            furthest = max(furthest, np.abs(got - model.analysis(x[None]).numpy()).max())
             for level in (0, 40, 100):
                 y, z, mean = tables.analyse(model, integers, x[None], level)
                 got = graphs["hyper_synthesis"].run(None, {"hyper_latent": z[None].astype(np.float32)})[0][0]
@@ -314,7 +333,8 @@ def prove(model, decoders, out, pictures):
                     differ = (got != ours).sum().item()
                     assert differ == 0, f"{name} differs in {differ} of {ours.numel()} samples"
                     samples += ours.numel()
-    print(f"PyTorch and ONNX Runtime agree on {samples} samples")
+    assert furthest < 1e-3, f"the analysis differs by {furthest}"
+    print(f"PyTorch and ONNX Runtime agree on {samples} samples, and on the latent to {furthest:.1e}")
 
 
 def main():
@@ -339,9 +359,10 @@ def main():
     if args.bundle:
         with zipfile.ZipFile(args.bundle) as packed:
             packed.extractall(out)
-        # Its weights are the graph's only after their biases are rounded.
-        synthesis(model, model.synthesis)
+        # Its weights are the graphs' only after their biases are rounded.
+        analysis(model)
         hyper_synthesis(model)
+        synthesis(model, model.synthesis)
     else:
         for role, make in (("analysis", analysis), ("hyper_analysis", hyper_analysis), ("hyper_synthesis", hyper_synthesis)):
             onnx.save(make(model), out / f"{role}.onnx")

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from quant import Activation, Conv, set_quantising, ste
+from quant import Activation, Conv, relu, set_quantising, ste
 
 STRIDE = 16
 HYPER = 4  # latent positions per hyper-latent position, each way
@@ -17,28 +17,12 @@ SCALE_LEVELS = 64
 SCALE_MIN, SCALE_MAX = 0.11, 64.0
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
-LATENT_UNIT = 1 / 32  # grid and clip of the dequantised latent, the input of the synthesis graph
+LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of the synthesis graph
 LATENT_CLIP = 2047
 
 
-class FloatBlock(nn.Module):
-    """Depthwise block and pointwise feed-forward, in floating point (the encoder is not normative)."""
-
-    def __init__(self, dim, factor=2):
-        super().__init__()
-        self.a = nn.Conv2d(dim, dim, 1)
-        self.dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.b = nn.Conv2d(dim, dim, 1)
-        self.c = nn.Conv2d(dim, dim * factor, 1)
-        self.d = nn.Conv2d(dim * factor, dim, 1)
-
-    def forward(self, x):
-        x = x + self.b(F.relu(self.dw(F.relu(self.a(x)))))
-        return x + self.d(F.relu(self.c(x)))
-
-
 class Block(nn.Module):
-    """The same block in the exact form: the stream stays wide, what enters a convolution has 8 bits."""
+    """Depthwise block and pointwise feed-forward in the exact form: the stream stays wide, what enters a convolution has 8 bits."""
 
     def __init__(self, dim, factor=2, wide=None):
         super().__init__()
@@ -58,17 +42,20 @@ class Block(nn.Module):
 
 
 class Analysis(nn.Module):
+    """Integers like the decoder, though nothing needs it to be exact: that is what makes it fast. Only its two ends are wide."""
+
     def __init__(self, channels, width, depth, early=96):
         super().__init__()
-        self.stem = nn.Conv2d(3 * 64, early, 1)
-        self.early = FloatBlock(early)
-        self.down = nn.Conv2d(early * 4, width, 1)
-        self.blocks = nn.Sequential(*[FloatBlock(width) for _ in range(depth)])
+        self.stem = Conv(3 * 64, early, wide=255)
+        self.early = Block(early)
+        self.in_down, self.down = Activation(True), Conv(early * 4, width, wide=255)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
         self.head = nn.Conv2d(width, channels, 1)
 
     def forward(self, x):
-        x = self.early(self.stem(F.pixel_unshuffle(x - 0.5, 8)))
-        x = self.blocks(self.down(F.pixel_unshuffle(x, 2)))
+        x = (255 * x - 128) / 256
+        x = self.early(self.stem(F.pixel_unshuffle(x, 8)))
+        x = self.blocks(self.down(F.pixel_unshuffle(self.in_down(x), 2)))
         return self.head(x)
 
 
@@ -86,10 +73,10 @@ class HyperAnalysis(nn.Module):
     def forward(self, y):
         # Magnitudes matter more than values: compress them, so that one network serves every gain.
         y = torch.sign(y) * torch.log1p(y.abs())
-        x = F.relu(self.a(y))
-        x = F.relu(self.b(F.pixel_unshuffle(x, 2)))
+        x = relu(self.a(y))
+        x = relu(self.b(F.pixel_unshuffle(x, 2)))
         x = x + self.dw(x)
-        x = F.relu(self.c(F.pixel_unshuffle(x, 2)))
+        x = relu(self.c(F.pixel_unshuffle(x, 2)))
         return self.d(x)
 
 
@@ -98,7 +85,7 @@ class HyperSynthesis(nn.Module):
 
     def __init__(self, channels, hyper_channels, width=64):
         super().__init__()
-        self.up, self.act_up = Conv(hyper_channels, width * 16), Activation(False)
+        self.up, self.act_up = Conv(hyper_channels, width * 16, wide=127), Activation(False)
         self.dw, self.act_dw = Conv(width, width, 3, groups=width), Activation(False)
         self.a, self.act_a = Conv(width, 2 * width), Activation(False)
         self.b = Conv(2 * width, channels)
@@ -119,12 +106,13 @@ class Synthesis(nn.Module):
 
     def __init__(self, channels, width, depth, late=48, hidden=96):
         super().__init__()
-        self.stem = Conv(channels, width)
+        self.stem = Conv(channels, width, wide=LATENT_CLIP)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
         self.in_up, self.up, self.out_up = Activation(True), Conv(width, late * 16), Activation(True)
         self.dw, self.act_dw = Conv(late, late, 3, groups=late), Activation(True)
-        self.c, self.act_c = Conv(late, hidden), Activation(False)
-        self.head = Conv(hidden, 48)
+        # Rounding the last weights to 7 bits would cost more than all else: twice the products are cheaper.
+        self.c, self.act_c = Conv(late, hidden, wide=255), Activation(False)
+        self.head = Conv(hidden, 48, wide=255)
 
     def forward(self, y):
         if self.stem.quantising:
@@ -139,7 +127,7 @@ class Synthesis(nn.Module):
 
 class Model(nn.Module):
     def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
-                 lambda_min=0.0002, lambda_max=0.08):
+                 lambda_min=0.0002, lambda_max=0.12):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max

@@ -11,11 +11,47 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 WEIGHT_MAX = 64  # 7 bits: u8 x s8 pair sums of full 8-bit weights saturate 16 bits on x86 without VNNI
+EXACT = 2**24  # integers below it are exact in float32
 
 
 def ste(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     """The value of `rounded` with the gradient of `exact`."""
     return exact + (rounded - exact).detach()
+
+
+class Relu(torch.autograd.Function):
+    """ReLU that keeps its result for the way back, as the next convolution does anyway. Left to itself the compiler keeps masks,
+    and writing those takes it longer than all convolutions."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = F.relu(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return torch.where(y > 0, g, 0.0)
+
+
+relu = Relu.apply
+
+
+class Levels(torch.autograd.Function):
+    """Rounds to integers from `low` to `high` times `scale`, straight through within that range. No masks, as in `Relu`."""
+
+    @staticmethod
+    def forward(ctx, x, scale, low, high):
+        ctx.save_for_backward(x, scale)
+        ctx.bounds = low, high
+        return torch.round(x / scale).clamp(low, high) * scale
+
+    @staticmethod
+    def backward(ctx, g):
+        x, scale = ctx.saved_tensors
+        low, high = ctx.bounds
+        return torch.where((x > low * scale) & (x < high * scale), g, 0.0), None, None, None
 
 
 def power_of_two_above(x: torch.Tensor) -> torch.Tensor:
@@ -55,24 +91,26 @@ class Activation(nn.Module):
         if self.watching:
             self.watch(x)
         if not self.quantising:
-            return x if self.signed else F.relu(x)
-        x = x.float()
-        low, high = self.bounds()
-        clipped = (x / self.scale).clamp(low, high)
-        return ste(clipped, torch.round(clipped)) * self.scale
+            return x if self.signed else relu(x)
+        return Levels.apply(x.float(), self.scale, *self.bounds())
 
 
 class Conv(nn.Conv2d):
-    """A convolution whose weights are integers of `weight_max` times a power of two for each output channel."""
+    """A convolution whose weights are integers times a power of two for each output channel: of 7 bits, or with `wide`, the
+    largest magnitude of its input as an integer, of as many bits as the sums leave room for."""
 
-    def __init__(self, cin, cout, kernel=1, groups=1, weight_max=WEIGHT_MAX):
+    def __init__(self, cin, cout, kernel=1, groups=1, wide=None):
         super().__init__(cin, cout, kernel, padding=kernel // 2, groups=groups)
-        self.weight_max = weight_max
+        self.wide = wide
         self.quantising = False
 
     def weight_scale(self):
-        top = self.weight.detach().float().abs().amax(dim=(1, 2, 3))
-        return power_of_two_above(top / self.weight_max)
+        magnitude = self.weight.detach().float().abs()
+        if self.wide is None:
+            return power_of_two_above(magnitude.amax(dim=(1, 2, 3)) / WEIGHT_MAX)
+        # Half the room is for the bias and for what rounding adds. Two digits of 7 bits hold the largest.
+        least = magnitude.amax(dim=(1, 2, 3)) / (WEIGHT_MAX * 127)
+        return power_of_two_above(torch.maximum(least, magnitude.sum(dim=(1, 2, 3)) * self.wide / (EXACT / 2)))
 
     def forward(self, x):
         if not self.quantising:

@@ -64,6 +64,8 @@ class Run:
         self.out = pathlib.Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(args.threads)
+        # The momentum of a weight without a gradient decays to denormal numbers, and those take a processor many times as long.
+        torch.set_flush_denormal(True)
         torch.manual_seed(config["seed"])
         self.random = np.random.default_rng(config["seed"])
         self.step, self.before, self.start, self.saved = 0, 0.0, time.time(), time.time()

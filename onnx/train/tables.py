@@ -10,7 +10,7 @@ Everything a decoder needs to choose a table is an integer here, with the arithm
     i16 context_mean[C][4]       1/256 of 1/16 for each unit of a neighbour's symbol: above, left, right, below
     i8  hyper_mean[L][K]         the likeliest hyper-latent
     u8  hyper_index[L][K]        its table
-    u16 ungain[L][C]             1/2048 of 1/32 for each 1/16: step of the latent
+    u16 ungain[L][C]             1/2048 of 1/64 for each 1/16: step of the latent
     f32 gain[L][C]               for encoders: 1 / step
     the frequency tables, as `CdfSet` lays them out
 """

@@ -1,6 +1,6 @@
 """Trains the built-in model: one configuration, one command; the same command goes on where an interrupted run stopped.
 
-    python train.py --config generation-1.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
+    python train.py --config generation-2.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
 10 hours: warm-up, constant, cosine, and inside the cosine quantisation-aware. `--weights` begins with those of an earlier run.
@@ -13,12 +13,14 @@ import math
 import torch
 
 import data
+import dormant
 import metrics
 import quant
 from model import Model
 from muon import Muon
 from run import Run, average, configuration, learning_rate
 
+RECYCLE = 500  # steps between two looks for dormant units, as long as the model computes in floating point
 CALIBRATION = 24  # batches that the scales of the activations are taken from
 
 
@@ -53,6 +55,40 @@ def loss_of(model, forward, x, level, c):
     return loss, bpp.mean(), mse.mean(), similarity.mean(), (z_bits / pixels).mean()
 
 
+def copy_scales(source, to):
+    for a, b in zip(to.buffers(), source.buffers()):
+        a.copy_(b)
+
+
+@torch.no_grad()
+def refine_scales(model, x, level, c):
+    """Halves, quarters or doubles the scale of each activation in turn where that makes the loss on some pictures less. Tails are
+    heavy: what a percentile of the values keeps from clipping may cost all others two bits."""
+    training = model.training
+    model.eval()
+    value = lambda: loss_of(model, model, x, level, c)[0].item()
+    first = best = value()
+    for activation in (m for m in model.modules() if isinstance(m, quant.Activation)):
+        kept = scale = activation.scale.clone()
+        for factor in (0.25, 0.5, 2.0):
+            activation.scale.copy_(scale * factor)
+            found = value()
+            if found < best - 1e-4 * first:
+                best, kept = found, scale * factor
+        activation.scale.copy_(kept)
+    print(f"scales: loss {first:.3f}, then {best:.3f}", flush=True)
+    model.train(training)
+
+
+def begin_with(model, weights):
+    """Takes over weights of an earlier run. Scales are found anew: the schedule begins in floating point."""
+    weights = {name: w.float() for name, w in weights.items() if not name.endswith((".scale", ".seen"))}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    foreign = unexpected + [name for name in missing if not name.endswith((".scale", ".seen"))]
+    if foreign:
+        raise SystemExit(f"these weights are of another model: {', '.join(foreign[:5])}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--config", required=True)
@@ -70,9 +106,11 @@ def main():
     # Batches seen for the scales: CALIBRATION and no more of them when the decoder is quantised.
     state = {"mean": None, "watched": 0}
     if args.weights:
-        checkpoint = torch.load(args.weights, map_location=args.device, weights_only=False)
-        model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
-        state["watched"] = CALIBRATION if model.synthesis.out_up.scale > 0 else 0
+        begin_with(model, torch.load(args.weights, map_location=args.device, weights_only=False)["ema"])
+    # Pictures that say which units are open, at all rates.
+    look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
+    if args.weights:
+        print(f"{dormant.recycle(model, *look)} dormant units begin anew", flush=True)
     ema = copy.deepcopy(model)
     optims = optimisers(model, o)
     state = run.resume({"model": model, "ema": ema, **optims}, state)
@@ -80,6 +118,8 @@ def main():
     for m in (model, ema):
         quant.set_quantising(m, state["watched"] == CALIBRATION)
     forward = torch.compile(model) if args.compile else model
+    if args.compile:
+        metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     mixed = args.precision == "bf16" or (args.precision is None and args.device != "cpu")
     print(f"{len(pictures)} pictures, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
     while not run.over():
@@ -90,13 +130,16 @@ def main():
             if state["watched"] == CALIBRATION:
                 run.save_weights("float.pt", ema)
                 quant.freeze(model)
+                copy_scales(model, ema)
                 for m in (model, ema):
                     quant.set_quantising(m, True)
-                for a, b in zip(ema.buffers(), model.buffers()):
-                    a.copy_(b)
+                refine_scales(ema, *look, config["loss"])
+                copy_scales(ema, model)
         for optimiser in optims.values():
             for g in optimiser.param_groups:
                 g["lr"] = g["base"] * learning_rate(share, stages["full"], stages["decay"])
+        if run.step and run.step % RECYCLE == 0 and share < stages["quantise"]:
+            dormant.recycle(model, *look)
         x = crops.batch(o["batch"]).to(args.device)
         level = torch.rand(o["batch"], device=args.device)
         with torch.autocast(args.device, dtype=torch.bfloat16, enabled=mixed):
@@ -120,6 +163,7 @@ def main():
             m = state["mean"].tolist()
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), "loss": round(m[0], 4), "bpp": round(m[1], 4),
                      "psnr": round(-10 * math.log10(m[2] / 255**2), 3), "ms_ssim": round(m[3], 5), "z_bpp": round(m[4], 4),
+                     "open": round(dormant.share_open(model, *look), 3),
                      "quantised": state["watched"] == CALIBRATION, "gigapixels": round(run.step * x[:, 0].numel() / 1e9, 3)})  # fmt: skip
         if run.keep(state):
             run.save_weights("weights.pt", ema)

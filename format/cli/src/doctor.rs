@@ -113,7 +113,7 @@ impl Examined {
         );
         if let Some(vectors) = onnx::exact_engine(&RunOptions::default()) {
             text += &format!(
-                "Decoding with bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\n\n"
+                "Bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\n\n"
             );
         }
         let report = onnx::report().to_string();

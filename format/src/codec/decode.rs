@@ -640,13 +640,17 @@ impl Windows<'_> {
     ) -> Result<Vec<u8>, Error> {
         let Windows { model, graph, latent, grid, at_once } = *self;
         let windows = synthesis::windows(model, grid, at_once);
-        let mut pixels = zeros::<u8>(size.0 as usize * size.1 as usize * colour.channels());
+        let mut pixels = Vec::new();
         // A few windows at a time: what waits to be put in its place stays small beside the picture.
         let at_a_time = if at_once > 1 { 2 * at_once } else { 1 };
         for (done, now) in windows.chunks(at_a_time).enumerate() {
             tell(progress, Stage::Synthesis, done * at_a_time, windows.len())?;
             let parts =
                 parallel::map(now, at_once, |_, &window| Rendered::new(model, graph, latent, grid, window))?;
+            // Not before: by now there is memory that the synthesis has done with.
+            if pixels.is_empty() {
+                pixels = zeros::<u8>(size.0 as usize * size.1 as usize * colour.channels());
+            }
             parts.iter().for_each(|part| part.place(&mut pixels, size, colour));
         }
         Ok(pixels)

@@ -1,9 +1,9 @@
 //! Latent to pixels: the synthesis graph on windows of the latent, each with a margin that is thrown away.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use sdl_onnx::memory::zeros;
 use sdl_onnx::{Elements, Graph, TensorData, TensorView, role};
 
 use super::model::Model;
@@ -123,21 +123,19 @@ pub(super) fn run(
     grid: Grid,
     window: Rect,
 ) -> Result<(Layout, Levels), Error> {
-    let channels = model.channels();
-    let mut input = zeros::<f32>(channels * window.height * window.width);
-    for (line, to) in input.chunks_exact_mut(window.width.max(1)).enumerate() {
-        let (c, y) = (line / window.height, line % window.height);
-        let from = (c * grid.height + window.y + y) * grid.width + window.x;
-        match latent {
-            Latent::Exact(values) => {
-                let values = &values[from..from + window.width];
-                to.iter_mut().zip(values).for_each(|(to, &v)| *to = f32::from(v));
-            }
-            Latent::Float(values) => to.copy_from_slice(&values[from..from + window.width]),
+    let shape = [1, model.channels(), window.height, window.width];
+    let (integers, values);
+    let input = match latent {
+        Latent::Exact(all) => {
+            integers = part(all, grid, window);
+            TensorView::i16(&shape, &integers)?
         }
-    }
-    let shape = [1, channels, window.height, window.width];
-    let inputs = [(graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &input)?)];
+        Latent::Float(all) => {
+            values = part(all, grid, window);
+            TensorView::f32(&shape, &values)?
+        }
+    };
+    let inputs = [(graph.inputs()[0].name.as_str(), input)];
     let result = graph.run(&inputs, &[&graph.outputs()[0].name])?.into_iter().next();
     let (shape, data) =
         result.ok_or_else(|| Error::corrupt("the synthesis graph returned nothing"))?.into_parts();
@@ -151,6 +149,19 @@ pub(super) fn run(
         )));
     }
     Ok((layout, Levels::of(data, manifest.pixels.range)?))
+}
+
+/// The window of a latent, (C, H, W).
+fn part<T: Copy>(latent: &[T], grid: Grid, window: Rect) -> Cow<'_, [T]> {
+    if (window.height, window.width) == (grid.height, grid.width) {
+        return Cow::Borrowed(latent);
+    }
+    let mut part = Vec::with_capacity(latent.len() / grid.area() * window.height * window.width);
+    for plane in latent.chunks_exact(grid.area()) {
+        let rows = plane.chunks_exact(grid.width).skip(window.y).take(window.height);
+        rows.for_each(|row| part.extend_from_slice(&row[window.x..][..window.width]));
+    }
+    Cow::Owned(part)
 }
 
 /// A window whose pixels are there, with the margin around it.

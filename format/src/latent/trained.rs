@@ -207,45 +207,43 @@ impl Tables {
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let mut latent = zeros::<i16>(self.channels * grid.area());
-        // Symbols of one channel with a border of zeros.
+        // Of one channel: the tables of the first pass, its symbols with a border of zeros, and which of those are not 0.
+        let mut tables = Bytes::new(grid);
+        let mut coded = Bytes::new(grid);
         let stride = width + 2;
         let mut symbols = vec![0i32; stride * (height + 2)];
         for c in 0..self.channels {
-            let ungain = i64::from(self.ungain[self.row(level) * self.channels + c]);
+            let ungain = self.ungain[self.row(level) * self.channels + c];
             let dequantise = |mean: i32, symbol: i32| {
                 let value = i64::from(mean) + (i64::from(symbol) << MEAN_BITS);
-                ((value * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS).clamp(-LATENT_CLIP, LATENT_CLIP)
-                    as i16
+                ((value * i64::from(ungain) + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS)
+                    .clamp(-LATENT_CLIP, LATENT_CLIP) as i16
             };
             let means = &mean[c * padded.area()..][..padded.area()];
             let latent = &mut latent[c * grid.area()..][..grid.area()];
-            // What most positions come to, for most symbols are 0. 15 bits times 16 bits, less than 2^31 with what rounds it.
+            // What most positions come to, for most symbols are 0.
             for (latent, means) in latent.chunks_exact_mut(width).zip(means.chunks_exact(padded.width)) {
-                for (value, &mean) in latent.iter_mut().zip(means) {
-                    let units = (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP) * ungain as i32;
-                    *value =
-                        shift_round(units, UNGAIN_BITS).clamp(-LATENT_CLIP as i32, LATENT_CLIP as i32) as i16;
-                }
+                silent(scales.vectors, means, ungain, latent);
             }
             if scales.is_silent(c) {
                 continue;
             }
             scales.plane(c, |_| true, &mut indices);
+            for (y, indices) in indices.chunks_exact(width).enumerate() {
+                table_numbers(scales.vectors, indices, &mut tables.row_mut(y)[..width]);
+            }
             symbols.fill(0);
+            coded.bytes.fill(0);
             for y in 0..height {
-                let row = y * width..(y + 1) * width;
-                let (indices, latent) = (&indices[row.clone()], &mut latent[row]);
-                let means = &means[y * padded.width..][..width];
+                let (latent, means) =
+                    (&mut latent[y * width..][..width], &means[y * padded.width..][..width]);
                 let symbols = &mut symbols[(y + 1) * stride + 1..][..width];
-                for x in (y % 2..width).step_by(2) {
-                    let index = shift_round(indices[x], INDEX_BITS).clamp(0, 63);
-                    if index == 0 {
-                        continue;
-                    }
+                let (tables, coded) = (tables.row(y), coded.row_mut(y));
+                for x in columns(width, y % 2, |x| eight(tables, x)) {
                     let mean = (means[x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
-                    let s = symbol(&self.cdf[index as usize], c * grid.area() + y * width + x, mean)?;
+                    let s = symbol(&self.cdf[usize::from(tables[x])], c * grid.area() + y * width + x, mean)?;
                     if s != 0 {
-                        symbols[x] = s;
+                        (symbols[x], coded[x]) = (s, 1);
                         latent[x] = dequantise(mean, s);
                     }
                 }
@@ -259,7 +257,10 @@ impl Tables {
                 let above = &symbols[y * stride + 1..][..width];
                 let beside = &symbols[(y + 1) * stride..][..width + 2];
                 let below = &symbols[(y + 2) * stride + 1..][..width];
-                for x in ((y + 1) % 2..width).step_by(2) {
+                let tables = tables.row(y);
+                // Where the table is 0 and so are the neighbours, the symbol is 0 and the mean what it was.
+                let around = |x: usize| coded.around(y, x) | eight(tables, x);
+                for x in columns(width, (y + 1) % 2, around) {
                     let around = [above[x], beside[x], beside[x + 2], below[x]];
                     let (context, shift) = if around == [0; 4] {
                         (0, 0)
@@ -287,6 +288,61 @@ impl Tables {
         }
         Ok(latent)
     }
+}
+
+/// A byte for each position of a channel, with a border, and room to read eight at a time.
+struct Bytes {
+    stride: usize,
+    bytes: Vec<u8>,
+}
+
+impl Bytes {
+    fn new(grid: Grid) -> Self {
+        let stride = 1 + grid.width + 8;
+        Bytes { stride, bytes: vec![0; stride * (grid.height + 2)] }
+    }
+
+    fn row(&self, y: usize) -> &[u8] {
+        &self.bytes[(y + 1) * self.stride + 1..][..self.stride - 1]
+    }
+
+    fn row_mut(&mut self, y: usize) -> &mut [u8] {
+        &mut self.bytes[(y + 1) * self.stride + 1..][..self.stride - 1]
+    }
+
+    /// What is above, left, right or below of eight positions.
+    #[inline(always)]
+    fn around(&self, y: usize, x: usize) -> u64 {
+        let line = |y: usize| &self.bytes[y * self.stride..][..self.stride];
+        eight(line(y), x + 1) | eight(line(y + 1), x) | eight(line(y + 1), x + 2) | eight(line(y + 2), x + 1)
+    }
+}
+
+/// Eight bytes from `x` on, the first one lowest.
+#[inline(always)]
+fn eight(bytes: &[u8], x: usize) -> u64 {
+    LE::read_u64(&bytes[x..])
+}
+
+/// The columns of one parity whose byte in `word`, which gives eight from a column on, is not 0.
+#[inline(always)]
+fn columns(width: usize, parity: usize, word: impl Fn(usize) -> u64) -> impl Iterator<Item = usize> {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    let mask = EVEN << (8 * parity);
+    let mut next = 0;
+    let (mut base, mut left) = (0, 0);
+    std::iter::from_fn(move || {
+        while left == 0 {
+            if next >= width {
+                return None;
+            }
+            (base, left) = (next, word(next) & mask);
+            next += 8;
+        }
+        let byte = left.trailing_zeros() / 8;
+        left &= !(0xff << (8 * byte));
+        Some(base + byte as usize).filter(|x| *x < width)
+    })
 }
 
 /// The scale indices that a hyper-latent says, before the context, in 1/256.
@@ -368,34 +424,40 @@ impl<'a> Scales<'a> {
 
 type Weights = [i16; HYPER * HYPER];
 
-/// `bias` and the weights of all `values`, place by place.
-#[inline]
-fn weighted(vectors: Vectors, bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(token) = vectors {
-        return weighted_v3(token, bias, values, weights);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let () = vectors;
-    weighted_plain(bias, values, weights)
+/// Gives a loop a variant for AVX2, and one without on its own: inside a larger function the compiler does without vectors, at
+/// several times the time.
+macro_rules! for_vectors {
+    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
+        $(#[$about])*
+        #[inline]
+        fn $name(vectors: Vectors, $($argument: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(token) = vectors {
+                return $v3(token, $($argument),*);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let () = vectors;
+            $plain($($argument),*)
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[archmage::arcane]
+        fn $v3(_token: archmage::X64V3Token, $($argument: $type),*) $(-> $result)? {
+            $loop($($argument),*)
+        }
+
+        #[inline(never)]
+        fn $plain($($argument: $type),*) $(-> $result)? {
+            $loop($($argument),*)
+        }
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[archmage::arcane]
-fn weighted_v3(
-    _token: archmage::X64V3Token,
-    bias: i32,
-    values: &[(u16, i16)],
-    weights: &[Weights],
-) -> [i32; HYPER * HYPER] {
-    weighted_loop(bias, values, weights)
-}
-
-/// On its own, because inside a larger function the compiler does without vectors here, at several times the time.
-#[inline(never)]
-fn weighted_plain(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
-    weighted_loop(bias, values, weights)
-}
+for_vectors!(
+    /// `bias` and the weights of all `values`, place by place.
+    fn weighted(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER]
+        = weighted_loop, weighted_v3, weighted_plain
+);
 
 #[inline(always)]
 fn weighted_loop(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
@@ -406,6 +468,32 @@ fn weighted_loop(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32;
         }
     }
     sums
+}
+
+for_vectors!(
+    /// The latent where symbols are 0.
+    fn silent(means: &[f32], ungain: u16, latent: &mut [i16]) = silent_loop, silent_v3, silent_plain
+);
+
+#[inline(always)]
+fn silent_loop(means: &[f32], ungain: u16, latent: &mut [i16]) {
+    for (value, &mean) in latent.iter_mut().zip(means) {
+        // 15 bits times 16 bits, less than 2^31 with what rounds it.
+        let units = (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP) * i32::from(ungain);
+        *value = shift_round(units, UNGAIN_BITS).clamp(-LATENT_CLIP as i32, LATENT_CLIP as i32) as i16;
+    }
+}
+
+for_vectors!(
+    /// The tables that scale indices mean.
+    fn table_numbers(indices: &[i32], tables: &mut [u8]) = table_numbers_loop, table_numbers_v3, table_numbers_plain
+);
+
+#[inline(always)]
+fn table_numbers_loop(indices: &[i32], tables: &mut [u8]) {
+    for (table, &index) in tables.iter_mut().zip(indices) {
+        *table = shift_round(index, INDEX_BITS).clamp(0, 63) as u8;
+    }
 }
 
 /// A decoded hyper-latent value, if it is one.
@@ -464,6 +552,20 @@ mod tests {
             (0..5i16).map(|k| std::array::from_fn(|i| 3000 * k - 997 * i as i16)).collect();
         let values = [(0, 127), (4, -127), (2, 1), (3, -60)];
         assert_eq!(weighted(vectors(), -77, &values, &weights), weighted_plain(-77, &values, &weights));
+    }
+
+    #[test]
+    fn columns_are_those_of_their_parity_that_are_open_up_to_the_width() {
+        for width in [1, 7, 8, 9, 23] {
+            for parity in [0, 1] {
+                let mut open = Bytes::new(Grid { height: 1, width });
+                let wanted: Vec<usize> = (0..width).filter(|x| x % 3 != 1 && x % 2 == parity).collect();
+                open.bytes.fill(7);
+                (0..width).filter(|x| x % 3 == 1).for_each(|x| open.row_mut(0)[x] = 0);
+                let found: Vec<usize> = columns(width, parity, |x| eight(open.row(0), x)).collect();
+                assert_eq!(found, wanted, "{width} {parity}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "onnx" / "train"))
+import dormant  # noqa: E402
 import export  # noqa: E402
 import features  # noqa: E402
 import model  # noqa: E402
@@ -61,8 +62,8 @@ def place(tmp_path_factory):
             info = tarfile.TarInfo(f"{name}.png")
             info.size = len(packed.getvalue())
             tar.addfile(info, io.BytesIO(packed.getvalue()))
-    configuration("generation-1.toml", SMALL, place / "model.toml")
-    configuration("natural-1.toml", NATURAL, place / "natural.toml")
+    configuration("generation-2.toml", SMALL, place / "model.toml")
+    configuration("natural-2.toml", NATURAL, place / "natural.toml")
     shapes = {"conv1": (8, 3, 3)}
     for layer in range(2, 10):
         shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
@@ -110,6 +111,26 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
     assert kept["config"] == json.loads((trained / "config.json").read_text()) == run.configuration(place / "model.toml")
     assert kept.keys() == {"ema", "step", "config"} and kept["step"] == 30
     assert model.load(trained / "weights.pt").synthesis.stem.quantising
+
+
+def test_units_that_no_picture_opens_begin_anew_and_change_nothing_at_first(place):
+    torch.manual_seed(3)
+    small = model.Model(**SMALL["model"])
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.9])
+    block = small.synthesis.blocks[0]
+    with torch.no_grad():
+        block.c.bias[:5] = -100
+        block.dw.bias[3] = -100
+    before = small.eval()(x, level)[0]
+    dormant_units = sum((~is_open).sum().item() for _, _, is_open in dormant.open_units(small, x, level))
+    assert dormant_units >= 6 and dormant.share_open(small, x, level) < 1
+    assert dormant.recycle(small, x, level) == dormant_units
+    assert torch.allclose(small(x, level)[0], before, atol=1e-6)
+    # What was closed by its bias alone is open now, and learns.
+    still = sum((~is_open).sum().item() for _, _, is_open in dormant.open_units(small, x, level))
+    assert still < dormant_units
+    small(x, level)[0].square().sum().backward()
+    assert block.d.weight.grad[:, :5].abs().sum() > 0
 
 
 def test_another_seed_gives_other_weights(place, trained, monkeypatch):

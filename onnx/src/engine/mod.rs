@@ -52,7 +52,8 @@ pub trait Graph: Send + Sync + fmt::Debug {
 
     /// Runs the graph on `inputs` and returns the outputs named in `outputs`, in that order.
     ///
-    /// Every input must be given once. Integers of 32 and 64 bits are converted to what the graph declares.
+    /// Every input must be given once. Integers of 32 and 64 bits are converted to what the graph declares, those of 16 bits to
+    /// floating point.
     fn run(&self, inputs: &[(&str, TensorView<'_>)], outputs: &[&str]) -> Result<Vec<Tensor>, Error>;
 }
 
@@ -71,8 +72,8 @@ pub trait Engine: Send + Sync {
 /// Which engine to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// What the environment variable `SDL_BACKEND` says; without it ONNX Runtime where one is found, else Rust. The decoder of a
-    /// bit-exact bundle is the same everywhere: without the variable it runs in Rust where the processor has the vectors for it
+    /// What the environment variable `SDL_BACKEND` says; without it ONNX Runtime where one is found, else Rust. A bit-exact bundle
+    /// decodes to the same pixels everywhere: without the variable it runs in Rust where the processor has the vectors for it
     /// (see [`exact_engine`]), which is faster, and ONNX Runtime is not even looked for.
     #[default]
     Auto,
@@ -196,13 +197,12 @@ pub(crate) fn resolve(options: &RunOptions) -> Result<Backend, Error> {
     }
 }
 
-/// The backend for a graph that every engine runs to the same bits: where the exact engine does it, no other one is looked for,
-/// let alone loaded.
+/// The backend for a graph of a bit-exact bundle: where there is an exact engine, no other one is looked for, let alone loaded.
 pub(crate) fn resolve_exact(options: &RunOptions) -> Result<Backend, Error> {
     if exact_engine(options).is_some() { Ok(Backend::Rust) } else { resolve(options) }
 }
 
-/// Whether the exact engine, which is part of [`Backend::Rust`], runs the decoders of bit-exact bundles: the vectors of this
+/// Whether the exact engine, which is part of [`Backend::Rust`], runs bit-exact bundles: the vectors of this
 /// processor that it uses. `None` where `options` or the environment ask for another engine, the processor has no vectors that it
 /// can use, or this build has no Rust backend.
 pub fn exact_engine(options: &RunOptions) -> Option<&'static str> {

@@ -244,6 +244,10 @@ impl OrtGraph {
                 })?;
                 ort::value::Tensor::from_array((shape, narrow)).map(SessionInputValue::from)
             }
+            (ViewData::I16(data), _) => {
+                let real: Vec<f32> = data.iter().copied().map(f32::from).collect();
+                ort::value::Tensor::from_array((shape, real)).map(SessionInputValue::from)
+            }
             (ViewData::F32(data), _) => {
                 TensorRef::from_array_view((shape, data)).map(SessionInputValue::from)
             }

@@ -163,6 +163,10 @@ impl RtenGraph {
             ViewData::F32(data) => ValueView::from(RtenView::from_data(shape, data)).into(),
             ViewData::U8(data) => ValueView::from(RtenView::from_data(shape, data)).into(),
             ViewData::I8(data) => ValueView::from(RtenView::from_data(shape, data)).into(),
+            ViewData::I16(data) => {
+                let real: Vec<f32> = data.iter().copied().map(f32::from).collect();
+                Value::from(RtenTensor::from_data(shape, real)).into()
+            }
             ViewData::I32(data) => ValueView::from(RtenView::from_data(shape, data)).into(),
             ViewData::I64(data) => {
                 let narrow: Result<Vec<i32>, _> = data.iter().copied().map(i32::try_from).collect();

@@ -73,8 +73,8 @@ impl Signature {
 }
 
 fn accepts(wanted: ElementType, given: ElementType) -> bool {
-    use ElementType::{I32, I64};
-    wanted == given || matches!((wanted, given), (I32, I64) | (I64, I32))
+    use ElementType::{F32, I16, I32, I64};
+    wanted == given || matches!((wanted, given), (I32, I64) | (I64, I32) | (F32, I16))
 }
 
 fn fits(wanted: &[Dimension], given: &[usize]) -> bool {

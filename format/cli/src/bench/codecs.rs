@@ -134,16 +134,16 @@ impl Codec {
             provider: settings.provider.clone(),
             ..Default::default()
         };
-        let engine = image_sdl::onnx::engine_for(&options)?;
-        let exact = image_sdl::onnx::exact_engine(&options)
-            .map_or(String::new(), |vectors| format!(", decoded by the exact engine with {vectors}"));
-        let version = format!(
-            "{}, {}, build {build}, {} {}{exact}",
-            env!("CARGO_PKG_VERSION"),
-            model.bundle().manifest().label(),
-            engine.name(),
-            engine.version()
-        );
+        // The built-in model is bit-exact.
+        let engine = match image_sdl::onnx::exact_engine(&options) {
+            Some(vectors) => format!("the exact engine with {vectors}"),
+            None => {
+                let engine = image_sdl::onnx::engine_for(&options)?;
+                format!("{} {}", engine.name(), engine.version())
+            }
+        };
+        let label = model.bundle().manifest().label();
+        let version = format!("{}, {label}, build {build}, {engine}", env!("CARGO_PKG_VERSION"));
         let (name, options) = match kind {
             Kind::SdlNatural => ("SDL natural", "effort 5, --decoder natural"),
             _ => ("SDL", "effort 5"),

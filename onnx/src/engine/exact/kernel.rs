@@ -9,6 +9,8 @@ use std::arch::x86_64::*;
 
 /// Columns of a vector of sums.
 pub(super) const LANES: usize = 16;
+/// Bits of a digit of a weight: from -64 to 64, so that the AVX2 instructions do not saturate.
+pub(super) const DIGIT_BITS: u32 = 7;
 /// Rows that a product of matrices takes at a time.
 const ROWS: usize = 6;
 
@@ -42,32 +44,36 @@ pub(super) struct Requantiser {
     pub zero: u8,
 }
 
-/// Weights (K, N) as the products take them: (K / 4, N, 4).
+/// Weights (K, N) as the products take them: digits of [`DIGIT_BITS`] bits, the highest ones first, each (K / 4, N, 4).
 #[derive(Debug)]
 pub(super) struct Matrix {
     pub inputs: usize,
     pub outputs: usize,
-    packed: Vec<i8>,
+    digits: Vec<Vec<i8>>,
 }
 
 impl Matrix {
-    /// `weights` are (N, K); K is a multiple of 4 and N of [`LANES`].
-    pub fn new(weights: &[i8], inputs: usize) -> Option<Self> {
-        let outputs = weights.len().checked_div(inputs)?;
+    /// The digits of `weights` are (N, K) each; K is a multiple of 4 and N of [`LANES`].
+    pub fn new(weights: &[Vec<i8>], inputs: usize) -> Option<Self> {
+        let length = weights.first()?.len();
+        let outputs = length.checked_div(inputs)?;
         if !inputs.is_multiple_of(4)
             || !outputs.is_multiple_of(LANES)
-            || inputs * outputs != weights.len()
+            || weights.iter().any(|digit| digit.len() != inputs * outputs)
             || outputs == 0
         {
             return None;
         }
-        let mut packed = Vec::with_capacity(weights.len());
-        for k in (0..inputs).step_by(4) {
-            for n in 0..outputs {
-                packed.extend_from_slice(&weights[n * inputs + k..][..4]);
+        let packed = |digit: &Vec<i8>| {
+            let mut packed = Vec::with_capacity(length);
+            for k in (0..inputs).step_by(4) {
+                for n in 0..outputs {
+                    packed.extend_from_slice(&digit[n * inputs + k..][..4]);
+                }
             }
-        }
-        Some(Matrix { inputs, outputs, packed })
+            packed
+        };
+        Some(Matrix { inputs, outputs, digits: weights.iter().map(packed).collect() })
     }
 }
 
@@ -95,11 +101,24 @@ macro_rules! with_vectors {
     };
 }
 
-/// (M, K) bytes times (K, N) weights, requantised: (M, N) bytes.
-pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser, out: &mut [u8]) {
+/// What a product becomes, (M, N).
+pub(super) enum Out<'a> {
+    /// Requantised.
+    Bytes(&'a mut [u8]),
+    /// Times the scale of the requantiser.
+    Values(&'a mut [f32]),
+}
+
+/// (M, K) bytes times (K, N) weights.
+pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser, mut out: Out<'_>) {
     let rows = bytes.len() / matrix.inputs;
     assert_eq!(bytes.len(), rows * matrix.inputs);
-    assert_eq!(out.len(), rows * matrix.outputs);
+    let length = match &out {
+        Out::Bytes(bytes) => bytes.len(),
+        Out::Values(values) => values.len(),
+    };
+    assert_eq!(length, rows * matrix.outputs);
+    let out = &mut out;
     assert!(to.bias.len() == matrix.outputs && to.scale.len() == matrix.outputs);
     let whole = rows - rows % ROWS;
     for (column, count) in blocks(matrix.outputs) {
@@ -126,28 +145,33 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
     bytes: &[u8],
     matrix: &Matrix,
     to: &Requantiser,
-    out: &mut [u8],
+    out: &mut Out<'_>,
     column: usize,
     rows: std::ops::Range<usize>,
 ) {
-    let Matrix { inputs, outputs, packed } = matrix;
+    let Matrix { inputs, outputs, digits } = matrix;
     let (inputs, outputs) = (*inputs, *outputs);
     let zero = _mm512_set1_epi32(to.zero.into());
     for row in rows.step_by(R) {
         let mut sums = [[_mm512_setzero_si512(); V]; R];
-        for k in (0..inputs).step_by(4) {
-            let mut weights = [_mm512_setzero_si512(); V];
-            for (v, weights) in weights.iter_mut().enumerate() {
-                // SAFETY: `packed` has inputs * outputs bytes, and column + 16 V <= outputs.
-                let at = unsafe { packed.as_ptr().add(k * outputs + (column + LANES * v) * 4) };
-                *weights = unsafe { _mm512_loadu_si512(at.cast()) };
+        for (digit, packed) in digits.iter().enumerate() {
+            if digit > 0 {
+                sums.iter_mut().flatten().for_each(|sum| *sum = _mm512_slli_epi32::<DIGIT_BITS>(*sum));
             }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: row + R <= rows, and k + 4 <= inputs.
-                let at = unsafe { bytes.as_ptr().add((row + r) * inputs + k) };
-                let four = _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
-                for v in 0..V {
-                    sums[v] = _mm512_dpbusd_epi32(sums[v], four, weights[v]);
+            for k in (0..inputs).step_by(4) {
+                let mut weights = [_mm512_setzero_si512(); V];
+                for (v, weights) in weights.iter_mut().enumerate() {
+                    // SAFETY: `packed` has inputs * outputs bytes, and column + 16 V <= outputs.
+                    let at = unsafe { packed.as_ptr().add(k * outputs + (column + LANES * v) * 4) };
+                    *weights = unsafe { _mm512_loadu_si512(at.cast()) };
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: row + R <= rows, and k + 4 <= inputs.
+                    let at = unsafe { bytes.as_ptr().add((row + r) * inputs + k) };
+                    let four = _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
+                    for v in 0..V {
+                        sums[v] = _mm512_dpbusd_epi32(sums[v], four, weights[v]);
+                    }
                 }
             }
         }
@@ -158,9 +182,16 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
             let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(at)) };
             for (r, sums) in sums.iter().enumerate() {
                 let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[v], bias));
-                // SAFETY: `out` has `outputs` bytes for each row.
-                let to = unsafe { out.as_mut_ptr().add((row + r) * outputs + at) };
-                unsafe { _mm_storeu_si128(to.cast(), levels(sum, scale, zero)) };
+                let at = (row + r) * outputs + at;
+                // SAFETY: `out` has `outputs` elements for each row.
+                match out {
+                    Out::Bytes(bytes) => unsafe {
+                        _mm_storeu_si128(bytes.as_mut_ptr().add(at).cast(), levels(sum, scale, zero));
+                    },
+                    Out::Values(values) => unsafe {
+                        _mm512_storeu_ps(values.as_mut_ptr().add(at), _mm512_mul_ps(sum, scale));
+                    },
+                }
             }
         }
     }
@@ -181,39 +212,57 @@ unsafe fn product_avx2(
     bytes: &[u8],
     matrix: &Matrix,
     to: &Requantiser,
-    out: &mut [u8],
+    out: &mut Out<'_>,
     column: usize,
     rows: usize,
 ) {
     const R: usize = 4;
-    let Matrix { inputs, outputs, packed } = matrix;
+    let Matrix { inputs, outputs, digits } = matrix;
     let (inputs, outputs) = (*inputs, *outputs);
     let ones = _mm256_set1_epi16(1);
     for row in (0..rows).step_by(R) {
         let count = R.min(rows - row);
         let mut sums = [_mm256_setzero_si256(); R];
-        for k in (0..inputs).step_by(4) {
-            // SAFETY: `packed` has inputs * outputs bytes, and column + 8 <= outputs.
-            let at = unsafe { packed.as_ptr().add(k * outputs + column * 4) };
-            let weights = unsafe { _mm256_loadu_si256(at.cast()) };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // The last row stands in for those that are not there.
-                let row = row + r.min(count - 1);
-                // SAFETY: row < rows, and k + 4 <= inputs.
-                let at = unsafe { bytes.as_ptr().add(row * inputs + k) };
-                let four = _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
-                let pairs = _mm256_maddubs_epi16(four, weights);
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+        for (digit, packed) in digits.iter().enumerate() {
+            if digit > 0 {
+                for sum in &mut sums {
+                    *sum = _mm256_slli_epi32::<{ DIGIT_BITS as i32 }>(*sum);
+                }
+            }
+            for k in (0..inputs).step_by(4) {
+                // SAFETY: `packed` has inputs * outputs bytes, and column + 8 <= outputs.
+                let at = unsafe { packed.as_ptr().add(k * outputs + column * 4) };
+                let weights = unsafe { _mm256_loadu_si256(at.cast()) };
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    // The last row stands in for those that are not there.
+                    let row = row + r.min(count - 1);
+                    // SAFETY: row < rows, and k + 4 <= inputs.
+                    let at = unsafe { bytes.as_ptr().add(row * inputs + k) };
+                    let four = _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
+                    let pairs = _mm256_maddubs_epi16(four, weights);
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
         for (r, sum) in sums.iter().enumerate().take(count) {
             let mut eight = [0i32; 8];
             // SAFETY: the array has 32 bytes.
             unsafe { _mm256_storeu_si256(eight.as_mut_ptr().cast(), *sum) };
-            let to_bytes = &mut out[(row + r) * outputs + column..][..8];
+            let at = (row + r) * outputs + column;
             let (bias, scale) = (&to.bias[column..][..8], &to.scale[column..][..8]);
-            for i in 0..8 {
-                to_bytes[i] = level(eight[i] + bias[i], scale[i], to.zero);
+            match out {
+                Out::Bytes(bytes) => {
+                    let bytes = &mut bytes[at..][..8];
+                    for i in 0..8 {
+                        bytes[i] = level(eight[i] + bias[i], scale[i], to.zero);
+                    }
+                }
+                Out::Values(values) => {
+                    let values = &mut values[at..][..8];
+                    for i in 0..8 {
+                        values[i] = (eight[i] + bias[i]) as f32 * scale[i];
+                    }
+                }
             }
         }
     }
@@ -495,18 +544,6 @@ for_vectors!(
 fn add_loop(values: &mut [f32], bytes: &[u8], scale: f32, zero: u8) {
     for (to, &byte) in values.iter_mut().zip(bytes) {
         *to += (f32::from(byte) - f32::from(zero)) * scale;
-    }
-}
-
-for_vectors!(
-    /// What bytes at a power of two stand for.
-    real, real_loop, (bytes: &[u8], scale: f32, zero: u8, out: &mut [f32])
-);
-
-#[inline(always)]
-fn real_loop(bytes: &[u8], scale: f32, zero: u8, out: &mut [f32]) {
-    for (to, &byte) in out.iter_mut().zip(bytes) {
-        *to = (f32::from(byte) - f32::from(zero)) * scale;
     }
 }
 

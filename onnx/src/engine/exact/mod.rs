@@ -1,14 +1,17 @@
 //! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 6, without a runtime.
 //!
-//! `program` reads such a graph once and makes of it a list of steps on bytes with the channels last; `kernel` has the loops. The form
-//! fixes every bit, so that this engine may be asked instead of any other one; what is not wholly of it is left to the others.
+//! `graph` reads such a graph once and makes of it a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
+//! and `lines` what only moves bytes. The form fixes every bit, so that this engine may be asked instead of any other one; what is
+//! not wholly of it is left to the others.
 
+mod graph;
 mod kernel;
+mod lines;
 mod program;
 
 use std::fmt;
 
-use program::Program;
+use program::{Planes, Program};
 
 use super::signature::Signature;
 use super::source::Model;
@@ -30,7 +33,7 @@ pub(super) fn load(source: &GraphSource) -> Option<Box<dyn Graph>> {
     };
     super::wire::check(bytes).ok()?;
     let model = rten_onnx::onnx::ModelProto::parse_buf(bytes).ok()?;
-    let (program, inputs, outputs) = Program::compile(&model.graph?)?;
+    let (program, inputs, outputs) = graph::compile(&model.graph?)?;
     let signature = Signature { graph: source.name().to_owned(), inputs, outputs };
     Some(Box::new(ExactGraph { program, isa, signature }))
 }
@@ -72,11 +75,20 @@ impl Graph for ExactGraph {
             reason: reason.to_owned(),
         };
         let [(_, input)] = inputs else { return Err(failed("it has one input")) };
-        let (&[1, _, height, width], ViewData::F32(planes)) = (input.shape(), input.data()) else {
-            return Err(failed("its input is one picture in floating point"));
+        let &[1, _, height, width] = input.shape() else { return Err(failed("its input is one picture")) };
+        let planes = match input.data() {
+            ViewData::F32(values) => Planes::Values(values),
+            ViewData::I16(integers) => Planes::Integers(integers),
+            _ => return Err(failed("its input is of floating point")),
         };
         if height == 0 || width == 0 {
             return Err(failed("its input is empty"));
+        }
+        let stride = self.program.stride();
+        if !height.is_multiple_of(stride) || !width.is_multiple_of(stride) {
+            return Err(failed(&format!(
+                "its input is {height}x{width}, and both must be multiples of {stride}"
+            )));
         }
         let output = self.program.run(self.isa, planes, (height, width))?;
         // There is one output, and whoever asks twice gets it twice.
@@ -117,11 +129,12 @@ mod tests {
             for (height, width, spread) in [(1, 1, 40), (3, 7, 127), (8, 5, 2047), (13, 16, 9)] {
                 let spread = if role == role::HYPER_SYNTHESIS { spread.min(127) } else { spread };
                 let (shape, values) = input(&*other, height, width, spread);
+                let integers: Vec<i16> = values.iter().map(|v| *v as i16).collect();
                 let view = TensorView::f32(&shape, &values).unwrap();
                 let (from, to) = (&other.inputs()[0].name, &other.outputs()[0].name);
                 let wanted = other.run(&[(from, view)], &[to]).unwrap();
                 for isa in [kernel::Isa::Avx2, best] {
-                    let (program, inputs, outputs) = Program::compile(model.graph.as_ref().unwrap())
+                    let (program, inputs, outputs) = graph::compile(model.graph.as_ref().unwrap())
                         .unwrap_or_else(|| panic!("{role} is of the exact form"));
                     let signature = Signature { graph: role.to_owned(), inputs, outputs };
                     let graph = ExactGraph { program, isa, signature };
@@ -129,6 +142,9 @@ mod tests {
                     let found = graph.run(&[(from, view)], &[to]).unwrap();
                     assert_eq!(found[0].shape(), wanted[0].shape(), "{role} {height}x{width}");
                     assert!(found == wanted, "{role} {height}x{width} {isa:?}");
+                    let found =
+                        graph.run(&[(from, TensorView::i16(&shape, &integers).unwrap())], &[to]).unwrap();
+                    assert!(found == wanted, "{role} {height}x{width} {isa:?}, of 16 bits");
                     assert!(matches!(found[0].data(), TensorData::U8(_) | TensorData::F32(_)));
                 }
             }
@@ -165,8 +181,31 @@ mod tests {
     }
 
     #[test]
+    fn the_analysis_of_the_built_in_model_is_that_of_rten_but_for_the_order_of_its_last_sums() {
+        let bundle = crate::builtin().unwrap();
+        let source = bundle.graph_source(role::ANALYSIS).unwrap();
+        let other = super::super::rten::load(&source, &RunOptions::default()).unwrap();
+        let Some(ours) = load(&source) else { return };
+        let (from, to) = ("picture", "latent");
+        for (height, width) in [(16, 16), (48, 80), (160, 32)] {
+            let (shape, values) = input(&*other, height, width, 128);
+            let values: Vec<f32> = values.iter().map(|v| v / 256.0).collect();
+            let view = TensorView::f32(&shape, &values).unwrap();
+            let wanted = other.run(&[(from, view)], &[to]).unwrap().remove(0);
+            let found = ours.run(&[(from, view)], &[to]).unwrap().remove(0);
+            assert_eq!(found.shape(), wanted.shape());
+            let (found, wanted) = (found.into_f32().unwrap(), wanted.into_f32().unwrap());
+            let furthest = found.iter().zip(wanted.iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(furthest < 1e-4, "{height}x{width}: {furthest}");
+        }
+        let (shape, values) = input(&*other, 17, 16, 128);
+        let view = TensorView::f32(&shape, &values).unwrap();
+        assert!(ours.run(&[(from, view)], &[to]).unwrap_err().to_string().contains("multiples of 16"));
+    }
+
+    #[test]
     fn a_graph_of_floating_point_is_left_to_others() {
         let bundle = crate::builtin().unwrap();
-        assert!(load(&bundle.graph_source(role::ANALYSIS).unwrap()).is_none());
+        assert!(load(&bundle.graph_source(role::HYPER_ANALYSIS).unwrap()).is_none());
     }
 }

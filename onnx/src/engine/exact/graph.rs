@@ -1,0 +1,715 @@
+//! From a graph to steps.
+//!
+//! A quantised graph says `DequantizeLinear, Conv, QuantizeLinear` where one product of integers is meant, and moves axes about so that
+//! runtimes find what they like. Reading follows the values through all that, one node after the other, in a form of its own ([`Value`]):
+//! what is a convention becomes nothing, what is arithmetic becomes a [`Step`]. Every node must be understood, else there is no program.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+use super::kernel::{DIGIT_BITS, LANES, Matrix, Requantiser};
+use super::lines::{Unfolding, transposed};
+use super::program::{Output, Place, Program, Scale, Step};
+use crate::{Dimension, ElementType, ValueInfo};
+
+/// No decoder makes more pixels of a latent position, each way; a graph that does is after memory.
+const LARGEST_FACTOR: usize = 256;
+/// Integers below it are exact in floating point.
+const EXACT: u64 = 1 << 24;
+
+/// The order in which the graph sees a value; in its register the channels are always last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// (1, C, H, W)
+    First,
+    /// (1, H, W, C)
+    Last,
+    /// (1, H * W, C)
+    Flat,
+    /// (H, W, block, block, C): a space of channels that is about to become one of pixels.
+    Blocks(usize),
+    /// (H, block, W, block, C)
+    Rows(usize),
+}
+
+/// A size in a shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Fixed(i64),
+    /// So many times the height of the coarsest grid.
+    Height(i64),
+    Width(i64),
+}
+
+/// What a name of the graph stands for.
+#[derive(Debug, Clone)]
+enum Value {
+    /// The input, (1, C, H, W): what its factor is, and its channels.
+    Input {
+        channels: usize,
+        factor: usize,
+    },
+    Constant(Constant),
+    /// Weights with a scale for each output channel.
+    Weights {
+        shape: Vec<usize>,
+        values: Rc<Vec<i8>>,
+        scales: Rc<Vec<f32>>,
+    },
+    Bias {
+        values: Vec<i32>,
+        scales: Rc<Vec<f32>>,
+    },
+    Wide(Place, Order),
+    Bytes(Place, Order, Scale),
+    /// Bytes behind a `DequantizeLinear`.
+    Real(Place, Order, Scale),
+    /// A convolution of integers that waits for the scale of its output.
+    Sums {
+        of: Place,
+        kind: Kind,
+        bias: Vec<i32>,
+        scales: Vec<f32>,
+        /// What no sum on the way is beyond.
+        most: Vec<u64>,
+    },
+    Shape(Vec<Size>),
+}
+
+#[derive(Debug, Clone)]
+enum Constant {
+    Floats(Vec<usize>, Rc<Vec<f32>>),
+    Bytes(Vec<u8>),
+    Weights(Vec<usize>, Rc<Vec<i8>>),
+    Words(Vec<i32>),
+    Sizes(Vec<i64>),
+}
+
+/// What a convolution of integers is.
+#[derive(Debug, Clone)]
+enum Kind {
+    /// 1x1: the digits of the weights (N, K).
+    Pointwise(Vec<Vec<i8>>),
+    /// 3x3, (9, C), and the byte that stands for 0 outside.
+    Depthwise(Rc<Vec<i8>>, u8),
+}
+
+/// The program of a graph with its inputs and outputs.
+pub(super) fn compile(graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
+    let ([input], [output]) = (&graph.input[..], &graph.output[..]) else { return None };
+    let (input_info, output_info) = (info(input)?, info(output)?);
+    let channels = match input_info.shape.as_deref()? {
+        [Dimension::Fixed(1), Dimension::Fixed(channels), ..] if *channels > 0 => *channels,
+        _ => return None,
+    };
+    let stride = stride(graph)?;
+    let mut reader = Reader { values: HashMap::new(), steps: Vec::new(), registers: 0 };
+    for tensor in &graph.initializer {
+        reader.values.insert(tensor.name.clone()?, Value::Constant(constant(tensor)?));
+    }
+    reader.values.insert(input_info.name.clone(), Value::Input { channels, factor: stride });
+    for node in &graph.node {
+        let value = reader.node(node)?;
+        let [name] = &node.output[..] else { return None };
+        reader.values.insert(name.clone(), value);
+    }
+    let output = match reader.values.get(&output_info.name)? {
+        Value::Bytes(place, Order::Last, _) => Output::Bytes(*place),
+        Value::Wide(place, Order::First) => Output::Wide(*place),
+        _ => return None,
+    };
+    if !reader.whole(output) {
+        return None;
+    }
+    let program = Program { steps: reader.steps, channels, stride, output };
+    Some((program, vec![input_info], vec![output_info]))
+}
+
+/// What reads a graph.
+struct Reader {
+    values: HashMap<String, Value>,
+    steps: Vec<Step>,
+    registers: usize,
+}
+
+impl Reader {
+    fn register(&mut self, channels: usize, factor: usize) -> Place {
+        self.registers += 1;
+        Place { register: self.registers, channels, factor }
+    }
+
+    fn node(&mut self, node: &NodeProto) -> Option<Value> {
+        if node.domain.as_deref().is_some_and(|domain| !domain.is_empty()) {
+            return None;
+        }
+        // Sums that nobody quantises are values, but for two that are the digits of one.
+        let is_sums = |name: &String| matches!(self.values.get(name), Some(Value::Sums { .. }));
+        let stays = match node.op_type.as_deref() {
+            Some("QuantizeLinear") => true,
+            Some("Add") => node.input.iter().all(is_sums),
+            _ => false,
+        };
+        if !stays {
+            for name in &node.input {
+                if let Some(Value::Sums { .. }) = self.values.get(name) {
+                    let sums = self.values.remove(name)?;
+                    let wide = self.widen(sums)?;
+                    self.values.insert(name.clone(), wide);
+                }
+            }
+        }
+        let inputs: Vec<Value> =
+            node.input.iter().map(|name| self.values.get(name).cloned()).collect::<Option<_>>()?;
+        let attributes = Attributes(&node.attribute);
+        match (node.op_type.as_deref()?, &inputs[..]) {
+            ("Conv", [input, weights, bias]) => self.convolution(input, weights, bias, attributes),
+            ("QuantizeLinear", [input, scale, zero]) => self.quantise(input, scale_of(scale, zero)?),
+            ("DequantizeLinear", [input, scale, zero]) => dequantise(input, scale, zero, attributes),
+            ("Transpose", [input]) => transpose(input, attributes.integers("perm")?),
+            ("Shape", [input]) if attributes.is_empty() => shape_of(input),
+            ("Slice", [Value::Shape(sizes), from, to]) => {
+                let (from, to) = (index(from)?, index(to)?);
+                Some(Value::Shape(sizes.get(from..to)?.to_vec()))
+            }
+            ("Concat", parts) if attributes.integer("axis", 0) == Some(0) => {
+                let parts = parts.iter().map(sizes).collect::<Option<Vec<_>>>()?;
+                Some(Value::Shape(parts.concat()))
+            }
+            ("Mul", [Value::Shape(sizes), Value::Constant(Constant::Sizes(by))]) => {
+                let [by] = by[..] else { return None };
+                let times = |size: &Size| match *size {
+                    Size::Fixed(n) => n.checked_mul(by).map(Size::Fixed),
+                    Size::Height(n) => n.checked_mul(by).map(Size::Height),
+                    Size::Width(n) => n.checked_mul(by).map(Size::Width),
+                };
+                Some(Value::Shape(sizes.iter().map(times).collect::<Option<_>>()?))
+            }
+            ("Reshape", [input, shape]) if attributes.integer("allowzero", 0) == Some(0) => {
+                self.reshape(input, &sizes(shape)?)
+            }
+            ("Add", [Value::Wide(a, order), Value::Real(b, other, scale)])
+                if order == other && (a.channels, a.factor) == (b.channels, b.factor) =>
+            {
+                let to = self.register(a.channels, a.factor);
+                self.steps.push(Step::Add { of: *a, bytes: *b, scale: *scale, to });
+                Some(Value::Wide(to, *order))
+            }
+            ("Add", [high @ Value::Sums { .. }, low]) => joined(high, low),
+            ("DepthToSpace", [Value::Real(of, Order::First, scale)])
+                if attributes.text("mode") == Some("CRD") =>
+            {
+                let to =
+                    self.unfold(*of, usize::try_from(attributes.integer("blocksize", 0)?).ok()?, true)?;
+                Some(Value::Real(to, Order::First, *scale))
+            }
+            ("Round", [Value::Wide(of, order)]) => {
+                let to = self.register(of.channels, of.factor);
+                self.steps.push(Step::Round { of: *of, low: f32::NEG_INFINITY, high: f32::INFINITY, to });
+                Some(Value::Wide(to, *order))
+            }
+            ("Clip", [Value::Wide(of, order), low, high]) => {
+                let (least, most) = (float(low)?, float(high)?);
+                // What was just rounded; it is not read anywhere else, for the output is behind it.
+                match self.steps.last_mut()? {
+                    Step::Round { low, high, to, .. } if to == of && least <= most => {
+                        (*low, *high) = (least, most);
+                        Some(Value::Wide(*of, *order))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn convolution(
+        &mut self,
+        input: &Value,
+        weights: &Value,
+        bias: &Value,
+        attributes: Attributes<'_>,
+    ) -> Option<Value> {
+        let all =
+            |name, wanted: i64| attributes.integers(name).is_none_or(|v| v.iter().all(|v| *v == wanted));
+        let plain = ["kernel_shape", "pads", "group", "strides", "dilations"];
+        if attributes.0.iter().any(|a| a.name.as_deref().is_none_or(|name| !plain.contains(&name)))
+            || !all("dilations", 1)
+        {
+            return None;
+        }
+        let group = usize::try_from(attributes.integer("group", 1)?).ok()?;
+        // Patches side by side are channels of a coarser grid, and the convolution is then one of 1x1.
+        let patch = match attributes.integers("strides") {
+            Some(strides) => usize::try_from(*strides.first()?).ok()?,
+            None => 1,
+        };
+        let mut folded_weights = None;
+        let (input, weights) = match (input, weights) {
+            _ if patch == 1 => (input, weights),
+            (Value::Real(of, Order::First, scale), Value::Weights { shape, values, scales })
+                if group == 1
+                    && shape.get(1..) == Some(&[of.channels, patch, patch][..])
+                    && of.factor.is_multiple_of(patch)
+                    && all("strides", patch as i64) =>
+            {
+                let depth = of.channels.checked_mul(patch * patch)?;
+                let to = match self.steps.last() {
+                    // For the other digit of the weights.
+                    Some(Step::Fold { of: folded, block, to }) if (folded, *block) == (of, patch) => *to,
+                    _ => {
+                        let to = self.register(depth, of.factor / patch);
+                        self.steps.push(Step::Fold { of: *of, block: patch, to });
+                        to
+                    }
+                };
+                let weights = Value::Weights {
+                    shape: vec![shape[0], depth, 1, 1],
+                    values: Rc::new(folded(values, of.channels, patch)),
+                    scales: scales.clone(),
+                };
+                (&Value::Real(to, Order::First, *scale), &*folded_weights.insert(weights))
+            }
+            _ => return None,
+        };
+        match (input, weights, bias) {
+            (
+                Value::Input { .. } | Value::Wide(_, Order::First),
+                Value::Constant(Constant::Floats(shape, weights)),
+                Value::Constant(Constant::Floats(_, bias)),
+            ) => {
+                let (channels, factor) = match input {
+                    Value::Wide(place, _) => (place.channels, place.factor),
+                    Value::Input { channels, factor } => (*channels, *factor),
+                    _ => return None,
+                };
+                if shape[..] != [bias.len(), channels, 1, 1]
+                    || group != 1
+                    || !all("pads", 0)
+                    || bias.is_empty()
+                    || !bias.len().is_multiple_of(LANES)
+                {
+                    return None;
+                }
+                let to = self.register(bias.len(), factor);
+                let weights = transposed(weights, channels);
+                let bias = bias.to_vec();
+                self.steps.push(match input {
+                    Value::Wide(of, _) => Step::FromWide { of: *of, weights, bias, to },
+                    _ => Step::FromInput { weights, bias, to },
+                });
+                Some(Value::Wide(to, Order::First))
+            }
+            (
+                Value::Real(of, Order::First, scale),
+                Value::Weights { shape, values, scales },
+                Value::Bias { values: bias, scales: of_bias },
+            ) => {
+                let outputs = bias.len();
+                let scales: Vec<f32> = scales.iter().map(|by| scale.scale * by).collect();
+                if outputs == 0 || scales != **of_bias || scales.len() != outputs {
+                    return None;
+                }
+                let zero = i32::from(scale.zero);
+                let (kind, each) =
+                    if shape[..] == [outputs, of.channels, 1, 1] && group == 1 && all("pads", 0) {
+                        (Kind::Pointwise(vec![values.to_vec()]), of.channels)
+                    } else if shape[..] == [outputs, 1, 3, 3]
+                        && group == outputs
+                        && outputs == of.channels
+                        && attributes.integers("pads")? == [1; 4]
+                    {
+                        (Kind::Depthwise(values.clone(), scale.zero), 9)
+                    } else {
+                        return None;
+                    };
+                // Every sum on the way stays below 2^24, whatever the bytes: that is what makes it exact.
+                let most = |(bias, weights): (&i32, &[i8])| {
+                    let sum: u64 = weights.iter().map(|w| 255 * u64::from(w.unsigned_abs())).sum();
+                    sum + u64::from(bias.unsigned_abs())
+                };
+                let most: Vec<u64> = bias.iter().zip(values.chunks_exact(each)).map(most).collect();
+                if most.iter().any(|most| *most >= EXACT) {
+                    return None;
+                }
+                // (byte - zero) * weight, with the second part added up beforehand.
+                let sum = |weights: &[i8]| weights.iter().map(|&w| i32::from(w)).sum::<i32>();
+                let bias =
+                    bias.iter().zip(values.chunks_exact(each)).map(|(b, w)| b - zero * sum(w)).collect();
+                Some(Value::Sums { of: *of, kind, bias, scales, most })
+            }
+            _ => None,
+        }
+    }
+
+    fn widen(&mut self, sums: Value) -> Option<Value> {
+        let Value::Sums { of, kind: Kind::Pointwise(weights), bias, scales, .. } = sums else { return None };
+        if !bias.len().is_multiple_of(LANES) {
+            return None;
+        }
+        let to = self.register(bias.len(), of.factor);
+        let matrix = Matrix::new(&weights, of.channels)?;
+        let requantiser = Requantiser { bias, scale: scales, zero: 0 };
+        self.steps.push(Step::FromBytes { of, matrix, requantiser, to });
+        Some(Value::Wide(to, Order::First))
+    }
+
+    fn quantise(&mut self, input: &Value, scale: Scale) -> Option<Value> {
+        match input {
+            Value::Sums { of, kind, bias, scales, .. } => {
+                let scales: Vec<f32> = scales.iter().map(|by| by / scale.scale).collect();
+                let channels = bias.len();
+                if !channels.is_multiple_of(LANES) || !scales.iter().all(|by| is_power_of_two(*by)) {
+                    return None;
+                }
+                let to = self.register(channels, of.factor);
+                let requantiser = Requantiser { bias: bias.clone(), scale: scales, zero: scale.zero };
+                let of = *of;
+                let step = match kind {
+                    Kind::Pointwise(weights) => {
+                        Step::Pointwise { of, matrix: Matrix::new(weights, of.channels)?, requantiser, to }
+                    }
+                    Kind::Depthwise(weights, border) => {
+                        let weights = (0..9)
+                            .flat_map(|tap| weights.iter().skip(tap).step_by(9).map(|&w| i32::from(w)))
+                            .collect();
+                        let (of, unfolding) = self.unfolded(of);
+                        Step::Depthwise { of, unfolding, weights, border: *border, requantiser, to }
+                    }
+                };
+                self.steps.push(step);
+                Some(Value::Bytes(to, Order::First, scale))
+            }
+            Value::Input { channels, factor } => {
+                let to = self.register(*channels, *factor);
+                self.steps.push(Step::Read { scale, to });
+                Some(Value::Bytes(to, Order::First, scale))
+            }
+            Value::Wide(of, order) => {
+                let to = self.register(of.channels, of.factor);
+                self.steps.push(Step::Quantise { of: *of, scale, to });
+                Some(Value::Bytes(to, *order, scale))
+            }
+            // There and back.
+            Value::Real(place, order, was) if *was == scale => Some(Value::Bytes(*place, *order, scale)),
+            _ => None,
+        }
+    }
+
+    fn unfold(&mut self, of: Place, block: usize, apart: bool) -> Option<Place> {
+        let depth = block.checked_mul(block).filter(|area| *area > 0)?;
+        if !of.channels.is_multiple_of(depth) || of.channels == 0 {
+            return None;
+        }
+        let factor = of.factor.checked_mul(block).filter(|factor| *factor <= LARGEST_FACTOR)?;
+        let to = self.register(of.channels / depth, factor);
+        self.steps.push(Step::Unfold { of, unfolding: Unfolding { block, apart }, to });
+        Some(to)
+    }
+
+    /// If `place` is what the last step unfolded: what it was before, and that step no more. Whoever else reads it finds nothing
+    /// there, which [`whole`](Self::whole) sees.
+    fn unfolded(&mut self, place: Place) -> (Place, Option<Unfolding>) {
+        match self.steps.last() {
+            Some(&Step::Unfold { of, unfolding, to }) if to == place => {
+                self.steps.pop();
+                (of, Some(unfolding))
+            }
+            _ => (place, None),
+        }
+    }
+
+    fn reshape(&mut self, input: &Value, shape: &[Size]) -> Option<Value> {
+        let (place, order) = match input {
+            Value::Wide(place, order) | Value::Bytes(place, order, _) => (*place, *order),
+            _ => return None,
+        };
+        let [factor, channels] = [place.factor, place.channels].map(|n| n as i64);
+        let with = |place: Place, order: Order| match input {
+            Value::Bytes(_, _, scale) => Value::Bytes(place, order, *scale),
+            _ => Value::Wide(place, order),
+        };
+        let whole = [Size::Fixed(1), Size::Height(factor), Size::Width(factor), Size::Fixed(channels)];
+        match (order, shape) {
+            (Order::Last, [Size::Fixed(0 | 1), Size::Fixed(-1), Size::Fixed(c)]) if *c == channels => {
+                Some(with(place, Order::Flat))
+            }
+            (Order::Flat, shape) if shape == whole => Some(with(place, Order::Last)),
+            (
+                Order::Last,
+                [Size::Height(h), Size::Width(w), Size::Fixed(b), Size::Fixed(again), Size::Fixed(c)],
+            ) if (*h, *w) == (factor, factor)
+                && b == again
+                && b.checked_mul(*b)?.checked_mul(*c)? == channels =>
+            {
+                Some(with(place, Order::Blocks(usize::try_from(*b).ok()?)))
+            }
+            (Order::Rows(block), [Size::Fixed(1), Size::Height(h), Size::Width(w), Size::Fixed(c)]) => {
+                let Value::Bytes(_, _, scale) = input else { return None };
+                let b = block as i64;
+                if (*h, *w) != (factor * b, factor * b) || *c != channels / (b * b) {
+                    return None;
+                }
+                Some(Value::Bytes(self.unfold(place, block, false)?, Order::Last, *scale))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether every step reads what one before it has left: written, and not taken over for another result.
+    fn whole(&self, output: Output) -> bool {
+        let mut there = Vec::new();
+        for step in &self.steps {
+            if !step.reads().iter().flatten().all(|register| there.contains(register)) {
+                return false;
+            }
+            if let Step::Add { of, .. } | Step::Round { of, .. } = step {
+                there.retain(|register| *register != of.register);
+            }
+            there.push(step.writes().register);
+        }
+        let (Output::Bytes(end) | Output::Wide(end)) = output;
+        there.contains(&end.register)
+    }
+}
+
+/// How many times as high and wide as the coarsest grid the input is, if the graph goes from fine to coarse.
+fn stride(graph: &GraphProto) -> Option<usize> {
+    // Two convolutions of one value are the digits of one.
+    let mut strides = HashMap::new();
+    for node in &graph.node {
+        if let Some(stride) = Attributes(&node.attribute).integers("strides").and_then(<[i64]>::first) {
+            strides.insert(node.input.first(), *stride);
+        }
+    }
+    let mut strides = strides.into_values().map(|s| usize::try_from(s).ok());
+    let stride = strides.try_fold(1usize, |all, s| all.checked_mul(s?))?;
+    (1..=LARGEST_FACTOR).contains(&stride).then_some(stride)
+}
+
+/// Two convolutions of the same bytes, added: one, if they are the digits of one.
+fn joined(high: &Value, low: &Value) -> Option<Value> {
+    let (
+        Value::Sums {
+            of,
+            kind: Kind::Pointwise(high),
+            bias: high_bias,
+            scales: high_scales,
+            most: high_most,
+        },
+        Value::Sums { of: other, kind: Kind::Pointwise(low), bias, scales, most },
+    ) = (high, low)
+    else {
+        return None;
+    };
+    let digit = 1 << DIGIT_BITS;
+    if of != other || bias.len() != high_bias.len() || high.len() + low.len() != 2 {
+        return None;
+    }
+    if !scales.iter().zip(high_scales).all(|(low, high)| low * digit as f32 == *high) {
+        return None;
+    }
+    let most: Vec<u64> = most.iter().zip(high_most).map(|(low, high)| low + digit * high).collect();
+    if most.iter().any(|most| *most >= EXACT) {
+        return None;
+    }
+    let bias = bias.iter().zip(high_bias).map(|(low, high)| low + digit as i32 * high).collect();
+    let kind = Kind::Pointwise([&high[..], &low[..]].concat());
+    Some(Value::Sums { of: *of, kind, bias, scales: scales.clone(), most })
+}
+
+/// Weights (N, C, size, size) as (N, size, size, C): in the order of [`Step::Fold`].
+fn folded<T: Copy>(weights: &[T], channels: usize, size: usize) -> Vec<T> {
+    let area = size * size;
+    let of = |weights: &[T], at: usize| weights[at % channels * area + at / channels];
+    weights.chunks_exact(channels * area).flat_map(|w| (0..w.len()).map(move |at| of(w, at))).collect()
+}
+
+fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
+    let turned = |order: Order| match (order, axes) {
+        (Order::First, [0, 2, 3, 1]) => Some(Order::Last),
+        (Order::Last, [0, 3, 1, 2]) => Some(Order::First),
+        (Order::Blocks(block), [0, 2, 1, 3, 4]) => Some(Order::Rows(block)),
+        _ => None,
+    };
+    match input {
+        Value::Wide(place, order) => Some(Value::Wide(*place, turned(*order)?)),
+        Value::Bytes(place, order, scale) => Some(Value::Bytes(*place, turned(*order)?, *scale)),
+        _ => None,
+    }
+}
+
+fn dequantise(input: &Value, scale: &Value, zero: &Value, attributes: Attributes<'_>) -> Option<Value> {
+    match input {
+        Value::Bytes(place, order, was) if *was == scale_of(scale, zero)? => {
+            Some(Value::Real(*place, *order, *was))
+        }
+        Value::Constant(constant) if attributes.integer("axis", 1) == Some(0) => {
+            let Value::Constant(Constant::Floats(_, scales)) = scale else { return None };
+            if !scales.iter().all(|scale| is_power_of_two(*scale)) {
+                return None;
+            }
+            match (constant, zero) {
+                (Constant::Weights(shape, values), Value::Constant(Constant::Weights(_, zero)))
+                    if zero.iter().all(|z| *z == 0)
+                        && shape.first() == Some(&scales.len())
+                        && values.iter().all(|w| w.unsigned_abs() <= 64) =>
+                {
+                    Some(Value::Weights {
+                        shape: shape.clone(),
+                        values: values.clone(),
+                        scales: scales.clone(),
+                    })
+                }
+                (Constant::Words(values), Value::Constant(Constant::Words(zero)))
+                    if zero.iter().all(|z| *z == 0)
+                        && values.len() == scales.len()
+                        && values.iter().all(|b| b.unsigned_abs() < 1 << 24) =>
+                {
+                    Some(Value::Bias { values: values.clone(), scales: scales.clone() })
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn shape_of(input: &Value) -> Option<Value> {
+    let (place, order) = match input {
+        Value::Wide(place, order) | Value::Bytes(place, order, _) => (place, order),
+        _ => return None,
+    };
+    let [factor, channels] = [place.factor, place.channels].map(|n| n as i64);
+    let (height, width, channels) = (Size::Height(factor), Size::Width(factor), Size::Fixed(channels));
+    match order {
+        Order::First => Some(Value::Shape(vec![Size::Fixed(1), channels, height, width])),
+        Order::Last => Some(Value::Shape(vec![Size::Fixed(1), height, width, channels])),
+        _ => None,
+    }
+}
+
+fn sizes(value: &Value) -> Option<Vec<Size>> {
+    match value {
+        Value::Shape(sizes) => Some(sizes.clone()),
+        Value::Constant(Constant::Sizes(sizes)) => Some(sizes.iter().copied().map(Size::Fixed).collect()),
+        _ => None,
+    }
+}
+
+fn index(value: &Value) -> Option<usize> {
+    match value {
+        Value::Constant(Constant::Sizes(sizes)) => match sizes[..] {
+            [one] => usize::try_from(one).ok(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn float(value: &Value) -> Option<f32> {
+    match value {
+        Value::Constant(Constant::Floats(_, values)) => match values[..] {
+            [one] => Some(one),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn scale_of(scale: &Value, zero: &Value) -> Option<Scale> {
+    let scale = float(scale).filter(|scale| is_power_of_two(*scale))?;
+    match zero {
+        Value::Constant(Constant::Bytes(zero)) => match zero[..] {
+            [zero] => Some(Scale { scale, zero }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_power_of_two(value: f32) -> bool {
+    const FRACTION: u32 = (1 << 23) - 1;
+    value.is_normal() && value > 0.0 && value.to_bits() & FRACTION == 0
+}
+
+/// The attributes of a node.
+#[derive(Clone, Copy)]
+struct Attributes<'a>(&'a [AttributeProto]);
+
+impl<'a> Attributes<'a> {
+    fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn get(self, name: &str) -> Option<&'a AttributeProto> {
+        self.0.iter().find(|attribute| attribute.name.as_deref() == Some(name))
+    }
+
+    fn integers(self, name: &str) -> Option<&'a [i64]> {
+        self.get(name).map(|attribute| &attribute.ints[..])
+    }
+
+    /// The default of the standard where there is none.
+    fn integer(self, name: &str, default: i64) -> Option<i64> {
+        match self.get(name) {
+            Some(attribute) => attribute.i,
+            None => Some(default),
+        }
+    }
+
+    fn text(self, name: &str) -> Option<&'a str> {
+        self.get(name)?.s.as_deref()
+    }
+}
+
+fn constant(tensor: &TensorProto) -> Option<Constant> {
+    if !tensor.external_data.is_empty() {
+        return None;
+    }
+    let shape: Vec<usize> = tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+    let count = shape.iter().try_fold(1usize, |all, &d| all.checked_mul(d))?;
+    let raw = tensor.raw_data.as_ref().map(|raw| raw.borrow());
+    let raw = raw.as_deref().map(Vec::as_slice).filter(|raw| !raw.is_empty());
+    /// Little-endian elements of a size.
+    fn elements<const N: usize, T>(raw: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
+        raw.chunks_exact(N).filter_map(|bytes| Some(of(bytes.try_into().ok()?))).collect()
+    }
+    let constant = match (tensor.data_type?, raw) {
+        (DataType::FLOAT, Some(raw)) => Constant::Floats(shape, Rc::new(elements(raw, f32::from_le_bytes))),
+        (DataType::FLOAT, None) => Constant::Floats(shape, Rc::new(tensor.float_data.clone())),
+        (DataType::UINT8, Some(raw)) => Constant::Bytes(raw.to_vec()),
+        (DataType::INT8, Some(raw)) => {
+            Constant::Weights(shape, Rc::new(raw.iter().map(|&b| b as i8).collect()))
+        }
+        (DataType::INT32, Some(raw)) => Constant::Words(elements(raw, i32::from_le_bytes)),
+        (DataType::INT32, None) => Constant::Words(tensor.int32_data.clone()),
+        (DataType::INT64, Some(raw)) => Constant::Sizes(elements(raw, i64::from_le_bytes)),
+        (DataType::INT64, None) => Constant::Sizes(tensor.int64_data.clone()),
+        _ => return None,
+    };
+    let found = match &constant {
+        Constant::Floats(_, values) => values.len(),
+        Constant::Bytes(values) => values.len(),
+        Constant::Weights(_, values) => values.len(),
+        Constant::Words(values) => values.len(),
+        Constant::Sizes(values) => values.len(),
+    };
+    (found == count).then_some(constant)
+}
+
+fn info(value: &ValueInfoProto) -> Option<ValueInfo> {
+    let tensor = value.r#type.as_ref()?.tensor_type.as_ref()?;
+    let element_type = match tensor.elem_type {
+        Some(DataType::FLOAT) => Some(ElementType::F32),
+        Some(DataType::UINT8) => Some(ElementType::U8),
+        _ => None,
+    };
+    let dimension = |d: &rten_onnx::onnx::Dimension| match d.dim_value.map(usize::try_from) {
+        Some(Ok(size)) => Dimension::Fixed(size),
+        _ => Dimension::Any(d.dim_param.clone().unwrap_or_default()),
+    };
+    let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(dimension).collect());
+    Some(ValueInfo { name: value.name.clone()?, element_type, shape })
+}
