@@ -245,14 +245,16 @@ impl Reader {
             Some(strides) => usize::try_from(*strides.first()?).ok()?,
             None => 1,
         };
+        if !all("strides", patch as i64) {
+            return None;
+        }
         let mut folded_weights = None;
         let (input, weights) = match (input, weights) {
             _ if patch == 1 => (input, weights),
             (Value::Real(of, Order::First, scale), Value::Weights { shape, values, scales })
                 if group == 1
                     && shape.get(1..) == Some(&[of.channels, patch, patch][..])
-                    && of.factor.is_multiple_of(patch)
-                    && all("strides", patch as i64) =>
+                    && of.factor.is_multiple_of(patch) =>
             {
                 let depth = of.channels.checked_mul(patch * patch)?;
                 let to = match self.steps.last() {
