@@ -5,7 +5,6 @@ All feed-forward layers at stride 16 of generation 0 and 1 were dormant, and nob
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from model import Block
 

@@ -149,7 +149,7 @@ fn is_read(register: usize, steps: &[Step]) -> bool {
 pub(super) struct Program {
     pub steps: Vec<Step>,
     pub channels: usize,
-    /// How many times as high and wide as the coarsest grid the input is.
+    /// How many times as high and wide as the coarsest grid the input is: its height and width are multiples of it.
     pub stride: usize,
     pub output: Output,
 }
@@ -188,11 +188,6 @@ impl Planes<'_> {
 }
 
 impl Program {
-    /// What the height and width of its input are multiples of.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Runs it on `planes`, (C, H, W), both multiples of its stride.
     pub fn run(
         &self,
@@ -229,14 +224,13 @@ impl Program {
                         }
                         _ => None,
                     };
-                    let from = registers.bytes(of);
                     // What comes out goes to its planes at once.
                     if let (Some((end, rounding)), Output::Wide(output)) = (last, self.output)
                         && end == output
                     {
                         let (height, width) = (height * end.factor, width * end.factor);
                         let mut planes = zeros(size(end));
-                        from_bytes(isa, from, (matrix, requantiser), |first, some| {
+                        from_bytes(isa, registers.bytes(of), (matrix, requantiser), |first, some| {
                             if let Some((low, high)) = rounding {
                                 kernel::round(isa, some, low, high);
                             }
@@ -244,10 +238,8 @@ impl Program {
                         });
                         return Tensor::f32([1, end.channels, height, width], planes);
                     }
-                    let mut out = vec![0.0; size(*to)];
-                    from_bytes(isa, from, (matrix, requantiser), |first, some| {
-                        out[first * to.channels..][..some.len()].copy_from_slice(some);
-                    });
+                    let mut out = registers.new_wide(size(*to));
+                    kernel::product(isa, registers.bytes(of), matrix, requantiser, Out::Values(&mut out));
                     registers.fill(to, Memory::Wide(out));
                 }
                 Step::FromWide { of, weights, bias, to } => {
