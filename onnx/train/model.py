@@ -24,15 +24,15 @@ LATENT_CLIP = 2047
 class Block(nn.Module):
     """Depthwise block and pointwise feed-forward in the exact form: the stream stays wide, what enters a convolution has 8 bits."""
 
-    def __init__(self, dim, factor=2, wide=None):
+    def __init__(self, dim, depthwise=None, hidden=None):
         super().__init__()
-        wide = wide or dim
+        depthwise, hidden = depthwise or dim, hidden or 2 * dim
         self.in1, self.in2 = Activation(True), Activation(True)
-        self.a, self.act_a = Conv(dim, wide), Activation(False)
-        self.dw, self.act_dw = Conv(wide, wide, 3, groups=wide), Activation(False)
-        self.b, self.out1 = Conv(wide, dim), Activation(True)
-        self.c, self.act_c = Conv(dim, dim * factor), Activation(False)
-        self.d, self.out2 = Conv(dim * factor, dim), Activation(True)
+        self.a, self.act_a = Conv(dim, depthwise), Activation(False)
+        self.dw, self.act_dw = Conv(depthwise, depthwise, 3, groups=depthwise), Activation(False)
+        self.b, self.out1 = Conv(depthwise, dim), Activation(True)
+        self.c, self.act_c = Conv(dim, hidden), Activation(False)
+        self.d, self.out2 = Conv(hidden, dim), Activation(True)
 
     def forward(self, x):
         y = self.act_dw(self.dw(self.act_a(self.a(self.in1(x)))))
@@ -44,12 +44,12 @@ class Block(nn.Module):
 class Analysis(nn.Module):
     """Integers like the decoder, though nothing needs it to be exact: that is what makes it fast. Only its two ends are wide."""
 
-    def __init__(self, channels, width, depth, early=96):
+    def __init__(self, channels, width, depth, depthwise, hidden, early=96):
         super().__init__()
         self.stem = Conv(3 * 64, early, wide=255)
         self.early = Block(early)
         self.in_down, self.down = Activation(True), Conv(early * 4, width, wide=255)
-        self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[Block(width, depthwise, hidden) for _ in range(depth)])
         self.head = nn.Conv2d(width, channels, 1)
 
     def forward(self, x):
@@ -104,15 +104,15 @@ class Synthesis(nn.Module):
     """Blocks at stride 16, then a renderer at stride 4. The renderer has no wide stream: all that it hands on are bytes,
     because at stride 4 a runtime spends more on passing floating-point tensors through memory than on convolving."""
 
-    def __init__(self, channels, width, depth, late=48, hidden=96):
+    def __init__(self, channels, width, depth, depthwise, hidden, late=48, late_hidden=96):
         super().__init__()
         self.stem = Conv(channels, width, wide=LATENT_CLIP)
-        self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[Block(width, depthwise, hidden) for _ in range(depth)])
         self.in_up, self.up, self.out_up = Activation(True), Conv(width, late * 16), Activation(True)
         self.dw, self.act_dw = Conv(late, late, 3, groups=late), Activation(True)
         # Rounding the last weights to 7 bits would cost more than all else: twice the products are cheaper.
-        self.c, self.act_c = Conv(late, hidden, wide=255), Activation(False)
-        self.head = Conv(hidden, 48, wide=255)
+        self.c, self.act_c = Conv(late, late_hidden, wide=255), Activation(False)
+        self.head = Conv(late_hidden, 48, wide=255)
 
     def forward(self, y):
         if self.stem.quantising:
@@ -126,15 +126,15 @@ class Synthesis(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, channels=160, width=192, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
+    def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
                  lambda_min=0.0002, lambda_max=0.12):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
-        self.analysis = Analysis(channels, width, encoder_depth)
+        self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
-        self.synthesis = Synthesis(channels, width, decoder_depth)
+        self.synthesis = Synthesis(channels, width, decoder_depth, depthwise, hidden)
         # Gains: the step of channel c at level t is exp(-log_gain). One curve of `anchors` points for each channel.
         ramp = torch.linspace(math.log(0.35), math.log(5.0), anchors)
         self.log_gain = nn.Parameter(ramp[:, None].repeat(1, channels))

@@ -16,7 +16,11 @@ import torch
 
 
 def configuration(path):
-    return tomllib.loads(pathlib.Path(path).read_text())
+    """What the file says, over what the one beside it says that it names as its `base`."""
+    path = pathlib.Path(path)
+    config = tomllib.loads(path.read_text())
+    base = configuration(path.parent / config.pop("base")) if "base" in config else {}
+    return base | {name: base.get(name, {}) | value if isinstance(value, dict) else value for name, value in config.items()}
 
 
 def learning_rate(share, warm, decay_at):

@@ -1,6 +1,6 @@
 """Trains the built-in model: one configuration, one command; the same command goes on where an interrupted run stopped.
 
-    python train.py --config generation-2.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
+    python train.py --config generation-3.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
 10 hours: warm-up, constant, cosine, and inside the cosine quantisation-aware. `--weights` begins with those of an earlier run.

@@ -14,17 +14,20 @@ from onnx import numpy_helper
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "onnx" / "train"))
+import data  # noqa: E402
 import dormant  # noqa: E402
 import export  # noqa: E402
 import features  # noqa: E402
+import grow  # noqa: E402
 import model  # noqa: E402
 import natural  # noqa: E402
+import quant  # noqa: E402
 import run  # noqa: E402
 import train  # noqa: E402
 
 # Far too small to be of use, and of the shape of the real ones.
 SMALL = {
-    "model": dict(channels=8, width=16, encoder_depth=1, decoder_depth=1, hyper_channels=4, anchors=3, lambda_min=0.001, lambda_max=0.05),
+    "model": dict(channels=8, width=16, depthwise=12, hidden=24, encoder_depth=1, decoder_depth=1, hyper_channels=4, anchors=3, lambda_min=0.001, lambda_max=0.05),
     "data": dict(crop=192, shrink=[1.0], least=192),
     "optimiser": dict(batch=1),
     # The decoder is quantised from step 25 on, and an interruption at 15 is amid the look at its activations.
@@ -62,8 +65,8 @@ def place(tmp_path_factory):
             info = tarfile.TarInfo(f"{name}.png")
             info.size = len(packed.getvalue())
             tar.addfile(info, io.BytesIO(packed.getvalue()))
-    configuration("generation-2.toml", SMALL, place / "model.toml")
-    configuration("natural-2.toml", NATURAL, place / "natural.toml")
+    configuration("generation-3.toml", SMALL, place / "model.toml")
+    configuration("natural-3.toml", NATURAL, place / "natural.toml")
     shapes = {"conv1": (8, 3, 3)}
     for layer in range(2, 10):
         shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
@@ -111,6 +114,34 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
     assert kept["config"] == json.loads((trained / "config.json").read_text()) == run.configuration(place / "model.toml")
     assert kept.keys() == {"ema", "step", "config"} and kept["step"] == 30
     assert model.load(trained / "weights.pt").synthesis.stem.quantising
+
+
+def test_a_grown_model_keeps_more_and_is_what_it_was_where_the_new_channels_are_silent(place, trained, monkeypatch):
+    old = model.load(trained / "weights.pt")
+    quant.set_quantising(old, False)
+    monkeypatch.setattr(sys, "argv", ["grow.py", f"--weights={trained}/weights.pt", "--channels=4", f"--images={place}", f"--out={place}/grown.pt"])
+    monkeypatch.setattr(grow, "BATCHES", 4)
+    monkeypatch.setattr(grow, "CROP", 128)
+    grow.main()
+    new = model.load(place / "grown.pt")
+    assert new.channels == old.channels + 4 and not new.synthesis.stem.quantising
+    picture = data.load_shards(place)[0][:128, :128].permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        before, after = grow.unrounded(old, picture)[1], grow.unrounded(new, picture)[1]
+        assert torch.allclose(after[:, :-4], before, rtol=1e-2, atol=1e-2)  # weights are kept in 16 bits
+        error = lambda y: (y - picture).square().mean().item()
+        assert error(new.synthesis(after)) < 0.97 * error(old.synthesis(before))
+        after[:, -4:] = 0
+        assert error(new.synthesis(after)) == pytest.approx(error(old.synthesis(before)), rel=1e-2)
+    # A training takes it from here.
+    shape = configuration("generation-3.toml", SMALL | {"model": torch.load(place / "grown.pt", weights_only=True)["config"]["model"]}, place / "wide.toml")
+    command(monkeypatch, train, config=shape, weights=place / "grown.pt", images=place, out=place / "wide", steps=2)
+
+
+def test_a_configuration_may_be_based_on_another(tmp_path):
+    (tmp_path / "a.toml").write_text("seed = 1\n[stages]\nfull = 0.1\ndecay = 0.2\n[model]\nwidth = 3\n")
+    (tmp_path / "b.toml").write_text('base = "a.toml"\nseed = 2\n[stages]\nfull = 0.3\n')
+    assert run.configuration(tmp_path / "b.toml") == {"seed": 2, "stages": {"full": 0.3, "decay": 0.2}, "model": {"width": 3}}
 
 
 def test_units_that_no_picture_opens_begin_anew_and_change_nothing_at_first(place):
