@@ -27,6 +27,8 @@ CALIBRATION = 24  # batches that the scales of the activations are taken from
 def optimisers(model, o):
     matrices, rest = [], []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         is_matrix = p.dim() == 4 and p.shape[2] == 1 and p.shape[1] > 1 and "scale_map" not in name
         (matrices if is_matrix and o["kind"] == "muon" else rest).append(p)
     # Logarithms of gains and scales have far to go: small networks around them settle sooner.

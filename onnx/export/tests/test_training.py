@@ -21,7 +21,9 @@ import features  # noqa: E402
 import grow  # noqa: E402
 import model  # noqa: E402
 import natural  # noqa: E402
+import quant  # noqa: E402
 import run  # noqa: E402
+import synthesis  # noqa: E402
 import train  # noqa: E402
 
 # Far too small to be of use, and of the shape of the real ones.
@@ -168,6 +170,29 @@ def test_units_that_no_picture_opens_begin_anew_and_change_nothing_at_first(plac
     assert still < dormant_units
     small(x, level)[0].square().sum().backward()
     assert block.d.weight.grad[:, :5].abs().sum() > 0
+
+
+def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, trained, monkeypatch):
+    small = model.load(trained / "weights.pt")
+    x, level = torch.rand(2, 3, 128, 128), torch.tensor([0.3, 0.8])
+    quant.set_quantising(small, False)
+    before = small(x, level)[0]
+    quant.set_quantising(small, True)
+    # Scales that are far too coarse, so that there is something to do.
+    small.synthesis.out_up.scale.mul_(4)
+    assert synthesis.level_channels(small, x, level) > 0
+    quant.set_quantising(small, False)
+    assert torch.allclose(small(x, level)[0], before, atol=1e-5)
+
+    tuning = configuration("generation-3-synthesis.toml", SMALL, place / "synthesis.toml")
+    arguments = dict(config=tuning, checkpoint=trained / "weights.pt", images=place, steps=4)
+    command(monkeypatch, synthesis, **arguments, out=place / "tuned")
+    command(monkeypatch, synthesis, **arguments, out=place / "tuned-halves", stop=2)
+    command(monkeypatch, synthesis, **arguments, out=place / "tuned-halves")
+    old, new, halves = (weights(place / folder / "weights.pt") for folder in ("whole", "tuned", "tuned-halves"))
+    assert same(new, halves)
+    moved = {name for name in new if not torch.equal(old[name], new[name])}
+    assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
 
 
 def test_another_seed_gives_other_weights(place, trained, monkeypatch):
