@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import data
 from model import STRIDE, Model, load
-from quant import set_quantising
+from quant import entering, set_quantising
 from run import half
 
 BATCHES, BATCH, CROP = 40, 8, 256
@@ -31,10 +31,8 @@ def rows(x):
 
 def unrounded(model, x):
     """What the encoder has at stride 16 in front of `down`, and the latent as the synthesis would get it without rounding."""
-    analysis, top = model.analysis, torch.ones(1)
-    folded = F.pixel_unshuffle(analysis.early(analysis.stem(F.pixel_unshuffle((255 * x - 128) / 256, 8))), 2)
-    latent = analysis.head(analysis.blocks(analysis.down(folded)))
-    return folded, latent * torch.exp(model.at_level(model.log_gain + model.log_ungain, top))
+    latent, folded = entering(model.analysis.down, model.analysis, x)
+    return folded, latent * torch.exp(model.at_level(model.log_gain + model.log_ungain, torch.ones(1)))
 
 
 @torch.no_grad()
@@ -57,12 +55,11 @@ def lost(model, draw, count):
 @torch.no_grad()
 def renderer_inverse(model, draw):
     """The change of the depthwise layer's result (48) that moves the rendered pixels as wanted (48), on average: (48, 48)."""
-    synthesis, result = model.synthesis, []
-    hook = synthesis.c.register_forward_hook(lambda _, inputs, output: result.append(output))
-    synthesis(unrounded(model, draw())[1])
-    hook.remove()
+    synthesis = model.synthesis
+    _, latent = unrounded(model, draw())
+    _, hidden = entering(synthesis.act_c, synthesis, latent)
     enter, leave = synthesis.c.weight[:, :, 0, 0].double(), synthesis.head.weight[:, :, 0, 0].double()
-    is_open = rows((result[0] > 0).float())[::37][:2000]
+    is_open = rows((hidden > 0).float())[::37][:2000]
     jacobians = torch.einsum("oh,nh,hi->noi", leave, is_open, enter)
     square, mean = torch.einsum("noi,noj->ij", jacobians, jacobians) / len(jacobians), jacobians.mean(0)
     return torch.linalg.solve(square + RIDGE[0] * square.diagonal().mean() * torch.eye(len(square)), mean.T)

@@ -26,7 +26,7 @@ import tables
 from features import FeatureDistance
 from model import LATENT_UNIT, load
 from muon import Muon
-from run import Run, average, configuration, learning_rate
+from run import Run, learning_rate, set_rates, smooth
 
 PATCH = 8  # pixels for each position of the discriminator's output, each way
 
@@ -159,14 +159,12 @@ def measure(synthesis, fidelity, held, losses, config, device):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--config", required=True)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised: the encoder and the first weights")
-    p.add_argument("--images", required=True, help="folder of shard-*.tar")
     p.add_argument("--features", required=True, help="squeezenet11_distance.onnx")
     Run.arguments(p)
     args = p.parse_args()
-    config = configuration(args.config)
-    run = Run(args, config)
+    run = Run(args)
+    config = run.config
     o, weights = config["optimiser"], config["loss"]
 
     model = load(args.checkpoint)
@@ -200,9 +198,7 @@ def main():
         held_out(0.0)
     while not run.over():
         share = run.share()
-        for optimiser in optims.values():
-            for g in optimiser.param_groups:
-                g["lr"] = g.setdefault("base", g["lr"]) * learning_rate(share, o["warm"], o["decay_at"])
+        set_rates(optims.values(), learning_rate(share, o["warm"], o["decay_at"]))
         which = random.integers(0, len(crops.pixels), o["batch"])
         x, text, y = crops.get(which, random.integers(0, crops.latents.shape[1], o["batch"]), args.device)
         with torch.no_grad():
@@ -233,16 +229,8 @@ def main():
         for name in ("adam", "muon"):
             optims[name].zero_grad(set_to_none=True)
         picture.backward(gradient)
-        norm = torch.nn.utils.clip_grad_norm_(natural.parameters(), 1.0)
-        if torch.isfinite(norm):
-            for name in ("adam", "muon"):
-                optims[name].step()
-            average(ema, natural, o["ema"], run.step)
-            values = torch.stack([loss, feature, mse, similarity, d_loss]).detach()
-            state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
-        else:
-            print(f"step {run.step}: gradient is not finite, skipped", flush=True)
-        run.step += 1
+        if run.advance(natural, ema, (optims["adam"], optims["muon"]), o["ema"]):
+            state["mean"] = smooth(state["mean"], torch.stack([loss, feature, mse, similarity, d_loss]))
         if run.step % 50 == 0 and state["mean"] is not None:
             names = ("loss", "feature", "mse_over_fidelity", "ms_ssim", "discriminator")
             row = dict(zip(names, (round(v, 4) for v in state["mean"].tolist())))

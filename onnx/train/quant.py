@@ -123,6 +123,15 @@ class Conv(nn.Conv2d):
             return F.conv2d(x.float(), w, self.bias.float(), padding=self.padding, groups=self.groups)
 
 
+def entering(layer: nn.Module, module: nn.Module, *arguments):
+    """(what `module`, of which `layer` is a part, makes of the arguments, what enters `layer` on the way)"""
+    seen = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    result = module(*arguments)
+    hook.remove()
+    return result, seen[0]
+
+
 def set_quantising(module: nn.Module, on: bool):
     for m in module.modules():
         if isinstance(m, (Activation, Conv)):

@@ -30,6 +30,18 @@ def learning_rate(share, warm, decay_at):
     return min(1.0, share / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - decay_at) / (1 - decay_at))))
 
 
+def set_rates(optimisers, factor):
+    """Each group's learning rate: what it was made with, times `factor`."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group.setdefault("base", group["lr"]) * factor
+
+
+def smooth(mean, values):
+    """The running mean of what is logged, None before there are any."""
+    return values.detach() if mean is None else mean.lerp(values.detach(), 0.02)
+
+
 @torch.no_grad()
 def average(ema, module, decay, step):
     """The weights of `module` into their running mean, faster in the first steps."""
@@ -52,6 +64,8 @@ def write(path, value):
 class Run:
     @staticmethod
     def arguments(p):
+        p.add_argument("--config", required=True)
+        p.add_argument("--images", required=True, help="folder of shard-*.tar")
         p.add_argument("--out", required=True, help="folder of the run; if it has a state, the run goes on from there")
         p.add_argument("--minutes", type=float, help="how long to train; the schedule follows the time")
         p.add_argument("--steps", type=int, help="how many steps to train instead; the schedule follows them, and the result is the same every time")
@@ -61,7 +75,8 @@ class Run:
         p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         p.add_argument("--compile", action="store_true", help="compile the networks: three times the speed on a CPU, after minutes")
 
-    def __init__(self, args, config):
+    def __init__(self, args):
+        config = configuration(args.config)
         if (args.minutes is None) == (args.steps is None):
             raise SystemExit("one of --minutes and --steps is needed")
         self.args, self.config = args, config
@@ -106,16 +121,30 @@ class Run:
         self.start = time.time()
         return state
 
-    def keep(self, state, last=False):
-        """Saves what is needed to go on, every five minutes; whether it did."""
+    def advance(self, module, ema, optimisers, decay):
+        """A step of `optimisers` along the gradients of `module` that are there, and one of its running mean; neither if a gradient is
+        not finite. Whether they were."""
+        finite = bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)))
+        if finite:
+            for optimiser in optimisers:
+                optimiser.step()
+            average(ema, module, decay, self.step)
+        else:
+            print(f"step {self.step}: gradient is not finite, skipped", flush=True)
+        self.step += 1
+        return finite
+
+    def keep(self, state, weights=None, last=False):
+        """Saves what is needed to go on, every five minutes, and with it `weights.pt`, if there are weights for others."""
         if not last and time.time() - self.saved < 300:
-            return False
+            return
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         write(self.out / "state.pt", {"parts": parts, "state": state, "step": self.step, "seconds": self.seconds(), "config": self.config,
                                       "numpy": self.random.bit_generator.state, "torch": torch.get_rng_state(),
                                       "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []})  # fmt: skip
         self.saved = time.time()
-        return True
+        if weights is not None:
+            self.save_weights("weights.pt", weights)
 
     def save_weights(self, name, module, **facts):
         """Weights for others, without what only training needs."""

@@ -14,7 +14,8 @@ import torch
 import data
 import metrics
 from model import load
-from run import Run, average, configuration, learning_rate
+from quant import entering
+from run import Run, learning_rate, set_rates, smooth
 from train import loss_of, optimisers
 
 FACTORS = (0.5, 1.0, 2.0, 4.0)
@@ -25,12 +26,9 @@ def level_channels(model, x, level):
     """Powers of two for the channels behind `up` and behind the depthwise layer; what reads them takes them back. Returns how many changed."""
     synthesis, count = model.synthesis, 0
     for writer, activation, reader in ((synthesis.up, synthesis.out_up, synthesis.dw), (synthesis.dw, synthesis.act_dw, synthesis.c)):
-        seen = []
-        hook = activation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        model(x, level)
-        hook.remove()
+        _, values = entering(activation, model, x, level)
         channels = reader.in_channels
-        values = seen[0].transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
+        values = values.transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
         low, high = activation.bounds()
         rounded = lambda v: torch.round(v / activation.scale).clamp(low, high) * activation.scale
         errors = torch.stack([(rounded(f * values) / f - values).square().mean(1) for f in FACTORS])
@@ -45,13 +43,11 @@ def level_channels(model, x, level):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--config", required=True)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised")
-    p.add_argument("--images", required=True, help="folder of shard-*.tar")
     Run.arguments(p)
     args = p.parse_args()
-    config = configuration(args.config)
-    run = Run(args, config)
+    run = Run(args)
+    config = run.config
     o, stages = config["optimiser"], config["stages"]
     crops = data.Crops(data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"]), config["data"]["crop"], run.random)
     model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
@@ -68,27 +64,19 @@ def main():
     if args.compile:
         metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     while not run.over():
+        set_rates(optims.values(), learning_rate(run.share(), stages["full"], stages["decay"]))
         for optimiser in optims.values():
-            for g in optimiser.param_groups:
-                g["lr"] = g["base"] * learning_rate(run.share(), stages["full"], stages["decay"])
             optimiser.zero_grad(set_to_none=True)
         x = crops.batch(o["batch"]).to(args.device)
         loss, bpp, mse, similarity, _ = loss_of(model, forward, x, torch.rand(o["batch"], device=args.device), config["loss"])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.synthesis.parameters(), 1.0)
-        for optimiser in optims.values():
-            optimiser.step()
-        average(ema, model, o["ema"], run.step)
-        values = torch.stack([loss, bpp, mse, 1 - similarity]).detach()
-        mean = values if mean is None else mean.lerp(values, 0.02)
-        run.step += 1
-        if run.step % 50 == 0:
+        if run.advance(model, ema, optims.values(), o["ema"]):
+            mean = smooth(mean, torch.stack([loss, bpp, mse, 1 - similarity]))
+        if run.step % 50 == 0 and mean is not None:
             row = dict(zip(("loss", "bpp", "mse", "dissimilarity"), (round(v, 5) for v in mean.tolist())))
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), **row})
-        if run.keep(mean):
-            run.save_weights("weights.pt", ema)
-    run.keep(mean, last=True)
-    run.save_weights("weights.pt", ema)
+        run.keep(mean, ema)
+    run.keep(mean, ema, last=True)
 
 
 if __name__ == "__main__":

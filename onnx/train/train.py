@@ -18,7 +18,7 @@ import metrics
 import quant
 from model import Model
 from muon import Muon
-from run import Run, average, configuration, learning_rate
+from run import Run, learning_rate, set_rates, smooth
 
 RECYCLE = 500  # steps between two looks for dormant units, as long as the model computes in floating point
 CALIBRATION = 24  # batches that the scales of the activations are taken from
@@ -38,9 +38,6 @@ def optimisers(model, o):
     result = {"adam": torch.optim.Adam(groups, lr=o["adam"], betas=(0.9, 0.99))}
     if matrices:
         result["muon"] = Muon(matrices, lr=o["muon"])
-    for optimiser in result.values():
-        for g in optimiser.param_groups:
-            g["base"] = g["lr"]
     return result
 
 
@@ -93,25 +90,22 @@ def begin_with(model, weights):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--config", required=True)
-    p.add_argument("--images", required=True, help="folder of shard-*.tar")
     p.add_argument("--weights", help="checkpoint of an earlier run to begin with; the schedule starts anew")
     p.add_argument("--precision", choices=["bf16", "fp32"], help="of convolutions in floating point; default: bf16 on a GPU, where it is faster")
     Run.arguments(p)
     args = p.parse_args()
-    config = configuration(args.config)
-    run = Run(args, config)
+    run = Run(args)
+    config = run.config
     o, stages = config["optimiser"], config["stages"]
     pictures = data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"])
     crops = data.Crops(pictures, config["data"]["crop"], run.random)
     model = Model(**config["model"]).to(args.device).to(memory_format=torch.channels_last)
     # Batches seen for the scales: CALIBRATION and no more of them when the decoder is quantised.
     state = {"mean": None, "watched": 0}
-    if args.weights:
-        begin_with(model, torch.load(args.weights, map_location=args.device, weights_only=False)["ema"])
     # Pictures that say which units are open, at all rates.
     look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
     if args.weights:
+        begin_with(model, torch.load(args.weights, map_location=args.device, weights_only=False)["ema"])
         print(f"{dormant.recycle(model, *look)} dormant units begin anew", flush=True)
     ema = copy.deepcopy(model)
     optims = optimisers(model, o)
@@ -137,9 +131,7 @@ def main():
                     quant.set_quantising(m, True)
                 refine_scales(ema, *look, config["loss"])
                 copy_scales(ema, model)
-        for optimiser in optims.values():
-            for g in optimiser.param_groups:
-                g["lr"] = g["base"] * learning_rate(share, stages["full"], stages["decay"])
+        set_rates(optims.values(), learning_rate(share, stages["full"], stages["decay"]))
         if run.step and run.step % RECYCLE == 0 and share < stages["quantise"]:
             dormant.recycle(model, *look)
         x = crops.batch(o["batch"]).to(args.device)
@@ -151,26 +143,16 @@ def main():
         for optimiser in optims.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            for optimiser in optims.values():
-                optimiser.step()
-            average(ema, model, o["ema"], run.step)
-            values = torch.stack([loss, bpp, mse, similarity, z_bpp]).detach()
-            state["mean"] = values if state["mean"] is None else state["mean"].lerp(values, 0.02)
-        else:
-            print(f"step {run.step}: gradient is not finite, skipped", flush=True)
-        run.step += 1
+        if run.advance(model, ema, optims.values(), o["ema"]):
+            state["mean"] = smooth(state["mean"], torch.stack([loss, bpp, mse, similarity, z_bpp]))
         if run.step % 50 == 0 and state["mean"] is not None:
             m = state["mean"].tolist()
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), "loss": round(m[0], 4), "bpp": round(m[1], 4),
                      "psnr": round(-10 * math.log10(m[2] / 255**2), 3), "ms_ssim": round(m[3], 5), "z_bpp": round(m[4], 4),
                      "open": round(dormant.share_open(model, *look), 3),
                      "quantised": state["watched"] == CALIBRATION, "gigapixels": round(run.step * x[:, 0].numel() / 1e9, 3)})  # fmt: skip
-        if run.keep(state):
-            run.save_weights("weights.pt", ema)
-    run.keep(state, last=True)
-    run.save_weights("weights.pt", ema)
+        run.keep(state, ema)
+    run.keep(state, ema, last=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 6, without a runtime.
+//! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 5.5, without a runtime.
 //!
 //! `graph` reads such a graph once and makes of it a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
 //! and `lines` what only moves bytes. The form fixes every bit, so that this engine may be asked instead of any other one; what is
