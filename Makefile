@@ -33,11 +33,13 @@ $(VENV)/ort-$(ORT_VERSION):
 # the size; where that is not reachable, PyPI has it.
 REQUIREMENTS := onnx/export/requirements.txt
 EXPORTERS := $(VENV)/exporters-$(shell sha256sum $(REQUIREMENTS) | cut -c 1-12)
-PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir
 exporters: runtime $(EXPORTERS)
 $(EXPORTERS):
 	$(PIP) --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu $$(grep ^torch== $(REQUIREMENTS)) 2>/dev/null || true
 	$(PIP) -r $(REQUIREMENTS)
+	# The compiler for GPUs, a gigabyte, came along from PyPI and is not asked for anything here.
+	$(VENV)/bin/pip uninstall --quiet --yes triton 2>/dev/null || true
 	touch $@
 
 lint: packages

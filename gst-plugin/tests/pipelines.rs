@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -16,25 +15,17 @@ const SOURCE: &str = "videotestsrc num-buffers=5 ! video/x-raw,format=RGB,width=
 /// Longer than the slowest of these takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with nothing but the plugin: the newest that was built with this test.
-fn plugin_folder() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    FOLDER
-        .get_or_init(|| {
-            let folder = tempfile::tempdir().unwrap();
-            let built = std::env::current_exe().unwrap().parent().unwrap().join("libgstsdl.so");
-            std::fs::copy(built, folder.path().join("libgstsdl.so")).unwrap();
-            folder
-        })
-        .path()
-}
-
-/// A place of its own for each test.
+/// A place of its own for each test, and in it a folder with nothing but the plugin: the newest that was built with this test.
 struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
-        Place(tempfile::tempdir().unwrap())
+        let place = Place(tempfile::tempdir().unwrap());
+        let built = std::env::current_exe().unwrap().parent().unwrap().join("libgstsdl.so");
+        std::fs::create_dir(place.path("plugin")).unwrap();
+        // A link: each copy would be 30 MB.
+        std::os::unix::fs::symlink(built, place.path("plugin/libgstsdl.so")).unwrap();
+        place
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -49,7 +40,7 @@ impl Place {
         let mut command = Command::new(tool);
         command
             .current_dir(self.0.path())
-            .env("GST_PLUGIN_PATH", plugin_folder())
+            .env("GST_PLUGIN_PATH", self.path("plugin"))
             .env("SDL_MODEL_DIR", self.path("models"))
             // Kept from one test to the next: what GStreamer finds out about its other plugins takes seconds.
             .env("GST_REGISTRY", Path::new(env!("CARGO_TARGET_TMPDIR")).join("gst-registry.bin"))

@@ -1,11 +1,11 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 3 --out /tmp/sdl-3
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 4 --out /tmp/sdl-4
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
 
-    python export.py --checkpoint ../models/sdl-3.pt --bundle ../models/sdl-3.sdlm --natural ../models/sdl-3-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-3
+    python export.py --checkpoint ../models/sdl-4.pt --bundle ../models/sdl-4.sdlm --natural ../models/sdl-4-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-4
 """
 
 import argparse

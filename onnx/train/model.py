@@ -14,7 +14,7 @@ from quant import Activation, Conv, relu, set_quantising, ste
 STRIDE = 16
 HYPER = 4  # latent positions per hyper-latent position, each way
 SCALE_LEVELS = 64
-SCALE_MIN, SCALE_MAX = 0.11, 64.0
+SCALE_MIN, SCALE_MAX = 0.135, 64.0  # where it is less nothing is coded
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
 LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of the synthesis graph
@@ -143,6 +143,8 @@ class Model(nn.Module):
         self.scale_map = nn.Conv2d(hyper_channels, channels * HYPER * HYPER, 1, bias=False)
         nn.init.normal_(self.scale_map.weight, std=0.02)
         self.scale_bias = nn.Parameter(torch.zeros(anchors, channels))
+        # What the channels before say of the scale, at the same position: (channel, channel before it).
+        self.context_channel = nn.Parameter(torch.zeros(channels, channels))
         # Second pass: per channel, what four decoded neighbours say of the mean and of the scale.
         self.context_mean = nn.Parameter(torch.zeros(channels, 4))
         self.context_scale = nn.Parameter(torch.zeros(channels))
@@ -184,11 +186,12 @@ class Model(nn.Module):
         magnitude = torch.log1p(around.detach().abs().sum(2))
         log_scale = log_scale + magnitude * self.context_scale[:, None, None] * (1 - first)
         symbols = symbols + ste(y - mean, torch.round(y - mean)) * (1 - first)
+        known = torch.log1p(symbols.detach().abs())
+        log_scale = log_scale + F.conv2d(known, self.context_channel.tril(-1)[:, :, None, None])
         return mean, log_scale, symbols
 
-    def forward(self, x, level):
-        """Pixels (N, 3, H, W) in [0, 1], H and W multiples of 64 -> (reconstruction, bits of y, bits of z), bits a picture."""
-        y = self.analysis(x).float()
+    def code(self, y, level):
+        """Latent (N, C, H, W), H and W multiples of 4 -> (dequantised latent, bits of y, bits of z), bits a picture."""
         y = y * torch.exp(self.at_level(self.log_gain, level))
         z = self.hyper_analysis(y).float()
         z_mean = self.at_level(self.hyper_mean, level)
@@ -199,7 +202,12 @@ class Model(nn.Module):
         mean, log_scale, symbols = self.quantise(y, z_hat, level)
         y_bits = gaussian_bits(noisy(y - mean, symbols), log_scale)
         y_hat = (symbols + mean) * torch.exp(self.at_level(self.log_ungain, level))
-        return self.synthesis(y_hat), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+        return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+    def forward(self, x, level):
+        """Pixels (N, 3, H, W) in [0, 1], H and W multiples of 64 -> (reconstruction, bits of y, bits of z), bits a picture."""
+        y_hat, y_bits, z_bits = self.code(self.analysis(x).float(), level)
+        return self.synthesis(y_hat), y_bits, z_bits
 
 
 class LowerBound(torch.autograd.Function):

@@ -148,3 +148,45 @@ def freeze(module: nn.Module):
     for m in module.modules():
         if isinstance(m, Activation):
             m.freeze()
+
+
+def sites(synthesis):
+    """Where channels of the synthesis may have a range of their own: (what writes them, what rounds them and how much that matters, what
+    reads them)."""
+    s, streams = synthesis, [synthesis.stem]
+    rounders, readers = [(s.in_up, 1.0)], [s.up]
+    for block in s.blocks:
+        streams += [block.b, block.d]
+        readers += [block.a, block.c]
+        # Next to nothing is lost in the blocks, as long as nothing is clipped.
+        rounders += [(a, 0.25 / len(s.blocks)) for a in (block.in1, block.in2, block.out1, block.out2)]
+    return [(streams, rounders, readers), ([s.up], [(s.out_up, 1.0)], [s.dw]), ([s.dw], [(s.act_dw, 1.0)], [s.c])]
+
+
+@torch.no_grad()
+def level_channels(models, x, level):
+    """All channels of a tensor share one scale for their bytes, so that those with small values have few levels. Multiplies channels of the
+    synthesis by powers of two where that makes the squared error of their rounding less, clipping included; what reads them takes it
+    back (Nagel et al. 2019, cross-layer equalisation). The pictures `x` are shown to the first of the models, and the others, which
+    differ in their weights alone, change alike. Returns how many channels changed."""
+    factors, count = (0.5, 1.0, 2.0, 4.0), 0
+    for parts in zip(*(sites(m.synthesis) for m in models)):
+        _, rounders, readers = parts[0]
+        channels, total = readers[0].in_channels, 0
+        for activation, weight in rounders:
+            _, values = entering(activation, models[0], x, level)
+            values = values.transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
+            low, high = activation.bounds()
+            rounded = lambda v: torch.round(v / activation.scale).clamp(low, high) * activation.scale
+            errors = torch.stack([(rounded(f * values) / f - values).square().mean(1) for f in factors])
+            total = total + weight * errors / errors[factors.index(1.0)].sum().clamp_min(1e-20)
+        factor = torch.tensor(factors, device=x.device)[total.argmin(0)]
+        count += (factor != 1).sum().item()
+        for writers, _, readers in parts:
+            for writer in writers:
+                of_writer = factor.repeat_interleave(writer.out_channels // channels)
+                writer.weight.mul_(of_writer[:, None, None, None])
+                writer.bias.mul_(of_writer)
+            for reader in readers:
+                reader.weight.div_(factor[:, None, None, None] if reader.groups > 1 else factor[None, :, None, None])
+    return count

@@ -3,11 +3,12 @@
 Everything a decoder needs to choose a table is an integer here, with the arithmetic of docs/FORMAT.md. The layout of
 `tables.bin`, little endian, arrays in C order:
 
-    u16 channels C, u16 hyper_channels K, u16 levels L, u16 zero
+    u16 channels C, u16 hyper_channels K, u16 levels L, u16 one
     i16 scale_map[16][C][K]      1/256 scale index for each unit of the hyper-latent; first index 4 * dy + dx
     i16 scale_bias[L][C]         1/256 scale index
     i16 context_scale[C]         1/256
     i16 context_mean[C][4]       1/256 of 1/16 for each unit of a neighbour's symbol: above, left, right, below
+    i8  context_channel[C (C - 1) / 2]   1/16 scale index for each unit of ln(1 + |symbol|): for each channel those on the channels behind it
     i8  hyper_mean[L][K]         the likeliest hyper-latent
     u8  hyper_index[L][K]        its table
     u16 ungain[L][C]             1/2048 of 1/64 for each 1/16: step of the latent
@@ -24,6 +25,7 @@ from model import HYPER, SCALE_LEVELS, SCALE_MIN, SCALE_STEP, MEAN_UNIT, LATENT_
 
 LEVELS = 101
 INDEX_UNIT = 256
+CHANNEL_UNIT = 16  # of context_channel
 MAGNITUDE_MAX = 31
 
 
@@ -54,6 +56,8 @@ class Integers:
         self.scale_bias = clip16((at(m.scale_bias) - math.log(SCALE_MIN)) * per_index)
         self.context_scale = clip16(m.context_scale.detach().numpy() / SCALE_STEP * 256)
         self.context_mean = clip16(m.context_mean.detach().numpy() / MEAN_UNIT * 256)
+        # (channel that is known, channel of which it says something)
+        self.context_channel = np.clip(np.rint(m.context_channel.detach().tril(-1).T.numpy() / SCALE_STEP * CHANNEL_UNIT), -128, 127).astype(np.int64)
         self.hyper_mean = np.clip(np.rint(at(m.hyper_mean)), -127, 127).astype(np.int64)
         self.hyper_index = np.clip(np.rint((at(m.hyper_log_scale) - math.log(SCALE_MIN)) / SCALE_STEP), 1, SCALE_LEVELS - 1).astype(np.int64)
         ungain = np.exp(at(m.log_ungain))
@@ -62,8 +66,9 @@ class Integers:
         self.gain = np.exp(at(m.log_gain)).astype(np.float32)
 
     def write_head(self):
-        parts = [np.array([self.channels, self.hyper_channels, LEVELS, 0], "<u2"), self.scale_map.astype("<i2"),
+        parts = [np.array([self.channels, self.hyper_channels, LEVELS, 1], "<u2"), self.scale_map.astype("<i2"),
                  self.scale_bias.astype("<i2"), self.context_scale.astype("<i2"), self.context_mean.astype("<i2"),
+                 self.context_channel[np.triu_indices(self.channels, 1)].astype("i1"),
                  self.hyper_mean.astype("i1"), self.hyper_index.astype("u1"), self.ungain.astype("<u2"), self.gain.astype("<f4")]
         return b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
 
@@ -74,24 +79,32 @@ class Integers:
         index = np.einsum("pck,khw->cphw", self.scale_map, z)  # (C, 16, h, w)
         index = index.reshape(c, HYPER, HYPER, z.shape[1], z.shape[2]).transpose(0, 3, 1, 4, 2).reshape(c, h, w)
         index = index + self.scale_bias[level][:, None, None]
-        first = (np.add.outer(np.arange(h), np.arange(w)) % 2 == 0)[None]
+        first = np.add.outer(np.arange(h), np.arange(w)) % 2 == 0
         magnitudes = magnitude_table()
+        small = shift_round(magnitudes, 3).astype(np.int32)
+        known = np.zeros((c, h, w), np.int32)
+        symbols, values = np.zeros((2, c, h, w), np.int64)
 
-        def symbols_of(mean, index):
+        def symbols_of(y, mean, index):
             i = np.clip(shift_round(index, 8), 0, SCALE_LEVELS - 1)
             s = np.rint(y - mean * MEAN_UNIT).astype(np.int64)
             return np.where(i == 0, 0, s), i
 
-        s1, i1 = symbols_of(mean, index)
-        s1 = s1 * first
-        p = np.pad(s1, ((0, 0), (1, 1), (1, 1)))
-        around = np.stack([p[:, :-2, 1:-1], p[:, 1:-1, :-2], p[:, 1:-1, 2:], p[:, 2:, 1:-1]], 1)
-        mean2 = mean + shift_round((around * self.context_mean[:, :, None, None]).sum(1), 8)
-        total = np.minimum(np.abs(around).sum(1), MAGNITUDE_MAX)
-        index2 = index + shift_round(self.context_scale[:, None, None] * magnitudes[total], 8)
-        s2, i2 = symbols_of(mean2, index2)
-        s = np.where(first, s1, s2)
-        return s, np.where(first, i1, i2), np.where(first, mean, mean2) + 16 * s
+        for k in range(c):
+            before = index[k] + shift_round(known[k], 1)
+            s1, i1 = symbols_of(y[k], mean[k], before)
+            p = np.pad(s1 * first, 1)
+            around = np.stack([p[:-2, 1:-1], p[1:-1, :-2], p[1:-1, 2:], p[2:, 1:-1]])
+            mean2 = mean[k] + shift_round((around * self.context_mean[k][:, None, None]).sum(0), 8)
+            total = np.minimum(np.abs(around).sum(0), MAGNITUDE_MAX)
+            s2, i2 = symbols_of(y[k], mean2, before + shift_round(self.context_scale[k] * magnitudes[total], 8))
+            symbols[k], index[k] = np.where(first, s1, s2), np.where(first, i1, i2)
+            values[k] = np.where(first, mean[k], mean2) + 16 * symbols[k]
+            if symbols[k].any():
+                told = small[np.minimum(np.abs(symbols[k]), MAGNITUDE_MAX)]
+                known[k + 1 :] += self.context_channel[k, k + 1 :, None, None].astype(np.int32) * told
+                np.clip(known[k + 1 :], -32768, 32767, out=known[k + 1 :])
+        return symbols, index, values
 
     def dequantise(self, v, level):
         """Values in 1/16 -> latent in LATENT_UNIT, the input of the synthesis graph."""

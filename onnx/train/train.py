@@ -1,6 +1,6 @@
 """Trains the built-in model: one configuration, one command; the same command goes on where an interrupted run stopped.
 
-    python train.py --config generation-3.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
+    python train.py --config generation-4.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
 10 hours: warm-up, constant, cosine, and inside the cosine quantisation-aware. `--weights` begins with those of an earlier run.
@@ -129,6 +129,7 @@ def main():
                 copy_scales(model, ema)
                 for m in (model, ema):
                     quant.set_quantising(m, True)
+                print(f"{quant.level_channels([ema, model], *look)} channels have another range", flush=True)
                 refine_scales(ema, *look, config["loss"])
                 copy_scales(ema, model)
         set_rates(optims.values(), learning_rate(share, stages["full"], stages["decay"]))

@@ -4,6 +4,7 @@
 //! as in [`trained`](super::trained), with tables of the bundle and in the same order, around the mean that the hyper-latent gives, or
 //! around what the position was. Integers only, as there.
 
+use super::channels::ChannelContext;
 use super::trained::{
     CONTEXT_BITS, Grid, HYPER, INDEX_BITS, LATENT_CLIP, MAGNITUDE, MEAN_BITS, MEAN_CLIP, Scales, Tables,
     UNGAIN_BITS, hyper_value, shift_round,
@@ -191,6 +192,7 @@ impl Tables {
     ) -> Result<Vec<i16>, Error> {
         let counts = plan.counts(grid);
         let scales = Scales::new(self, level, z, grid);
+        let mut channels = ChannelContext::new(self.context_channel.as_ref(), grid.area());
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let shrink = SHRINK_STEP * i32::from(plan.shrink);
@@ -206,6 +208,7 @@ impl Tables {
             let scale_weight = i32::from(self.context_scale[c]);
             let plane = c * grid.area();
             scales.plane(c, |at| counts[at].0 > 0, &mut indices);
+            channels.plane(c).add_to(&mut indices);
             from_mean.fill(0);
             from_old.fill(0);
             for (half, positions) in halves.iter().enumerate() {
@@ -255,6 +258,9 @@ impl Tables {
                     } else {
                         0
                     };
+                    if s != 0 {
+                        channels.note(c, at, s);
+                    }
                     let units = i64::from(around) + (i64::from(s) << MEAN_BITS);
                     let start = if mode == Mode::Inter { old } else { 0 };
                     let value = start + ((units * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS);

@@ -3,11 +3,13 @@
 //! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before. All others:
 //! [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
 
+pub(crate) mod channels;
 pub(crate) mod codebook;
 pub(crate) mod delta;
 pub(crate) mod palette;
 pub(crate) mod scalar;
 pub(crate) mod trained;
+mod vectors;
 
 use std::sync::Arc;
 

@@ -1,12 +1,15 @@
 //! The trained path: which table codes a symbol, and what value a symbol stands for (docs/FORMAT.md section 5).
 //!
-//! Integers only. The scale index comes from the hyper-latent by one linear map, and on the second half of a
-//! checkerboard also from the neighbours of the first; the mean comes from the hyper-synthesis graph and from them.
+//! Integers only. The scale index comes from the hyper-latent by one linear map, from the channels before at the same
+//! position, and on the second half of a checkerboard also from the neighbours of the first; the mean comes from the
+//! hyper-synthesis graph and from those neighbours.
 //! Encoder and decoder walk the same loop ([`Tables::walk`]) and differ in where a symbol comes from.
 
 use byteorder::{ByteOrder, LE};
 use sdl_onnx::memory::zeros;
 
+use super::channels::{ChannelContext, ChannelWeights};
+use super::vectors::{Vectors, for_vectors, vectors};
 use crate::Error;
 use crate::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
 
@@ -69,6 +72,7 @@ pub(crate) struct Tables {
     scale_bias: Vec<i16>,
     pub(super) context_scale: Vec<i16>,
     pub(super) context_mean: Vec<i16>,
+    pub(super) context_channel: Option<ChannelWeights>,
     hyper_mean: Vec<i8>,
     hyper_index: Vec<u8>,
     ungain: Vec<u16>,
@@ -78,7 +82,7 @@ pub(crate) struct Tables {
 
 /// x / 2^bits to the nearest integer, halves towards plus infinity.
 #[inline(always)]
-pub(super) fn shift_round(x: i32, bits: u32) -> i32 {
+pub(super) const fn shift_round(x: i32, bits: u32) -> i32 {
     (x + (1 << (bits - 1))) >> bits
 }
 
@@ -95,7 +99,7 @@ impl Tables {
         let head = take(4, 2)?;
         let field = |i: usize| usize::from(LE::read_u16(&head[2 * i..]));
         let (c, k, l) = (field(0), field(1), field(2));
-        if c == 0 || k == 0 || c > MAX_CHANNELS || k > MAX_HYPER_CHANNELS || l != 101 || field(3) != 0 {
+        if c == 0 || k == 0 || c > MAX_CHANNELS || k > MAX_HYPER_CHANNELS || l != 101 || field(3) > 1 {
             return Err(damaged("impossible sizes"));
         }
         let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
@@ -107,6 +111,10 @@ impl Tables {
         let scale_bias = i16s(take(l * c, 2)?);
         let context_scale = i16s(take(c, 2)?);
         let context_mean = i16s(take(4 * c, 2)?);
+        let context_channel = match field(3) {
+            0 => None,
+            _ => Some(ChannelWeights::new(c, take(c * (c - 1) / 2, 1)?)),
+        };
         let hyper_mean = take(l * k, 1)?.iter().map(|&b| b as i8).collect();
         let hyper_index = take(l * k, 1)?.to_vec();
         let ungain = take(l * c, 2)?.chunks_exact(2).map(LE::read_u16).collect();
@@ -126,6 +134,7 @@ impl Tables {
             scale_bias,
             context_scale,
             context_mean,
+            context_channel,
             hyper_mean,
             hyper_index,
             ungain,
@@ -204,6 +213,7 @@ impl Tables {
     ) -> Result<Vec<i16>, Error> {
         let Grid { height, width } = grid;
         let scales = Scales::new(self, level, z, grid);
+        let mut channels = ChannelContext::new(self.context_channel.as_ref(), grid.area());
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let mut latent = zeros::<i16>(self.channels * grid.area());
@@ -225,10 +235,12 @@ impl Tables {
             for (latent, means) in latent.chunks_exact_mut(width).zip(means.chunks_exact(padded.width)) {
                 silent(scales.vectors, means, ungain, latent);
             }
-            if scales.is_silent(c) {
+            let context = channels.plane(c);
+            if scales.is_silent(c, context.largest()) {
                 continue;
             }
             scales.plane(c, |_| true, &mut indices);
+            context.add_to(&mut indices);
             for (y, indices) in indices.chunks_exact(width).enumerate() {
                 table_numbers(scales.vectors, indices, &mut tables.row_mut(y)[..width]);
             }
@@ -245,6 +257,7 @@ impl Tables {
                     if s != 0 {
                         (symbols[x], coded[x]) = (s, 1);
                         latent[x] = dequantise(mean, s);
+                        channels.note(c, y * width + x, s);
                     }
                 }
             }
@@ -283,6 +296,9 @@ impl Tables {
                         0
                     };
                     latent[x] = dequantise(mean, s);
+                    if s != 0 {
+                        channels.note(c, y * width + x, s);
+                    }
                 }
             }
         }
@@ -358,17 +374,6 @@ pub(super) struct Scales<'a> {
     vectors: Vectors,
 }
 
-/// Whether the processor has AVX2.
-#[cfg(target_arch = "x86_64")]
-type Vectors = Option<archmage::X64V3Token>;
-#[cfg(not(target_arch = "x86_64"))]
-type Vectors = ();
-
-fn vectors() -> Vectors {
-    #[cfg(target_arch = "x86_64")]
-    archmage::SimdToken::summon()
-}
-
 impl<'a> Scales<'a> {
     pub fn new(tables: &'a Tables, level: u8, z: &[i8], grid: Grid) -> Self {
         let area = grid.hyper().area();
@@ -390,10 +395,10 @@ impl<'a> Scales<'a> {
         &self.tables.scale_map[c * k..][..k]
     }
 
-    /// Whether every index of the channel is 0 whatever the position: then every symbol is 0, so that no context says
-    /// anything else. Many channels are at low qualities.
-    pub fn is_silent(&self, c: usize) -> bool {
-        let mut most = [i32::from(self.bias[c]); HYPER * HYPER];
+    /// Whether every index of the channel is 0 whatever the position, when the channels before add no more than `context`: then
+    /// every symbol is 0, so that no neighbour says anything else. Many channels are at low qualities.
+    pub fn is_silent(&self, c: usize, context: i32) -> bool {
+        let mut most = [i32::from(self.bias[c]) + context; HYPER * HYPER];
         for (weights, &largest) in self.weights(c).iter().zip(&self.largest) {
             most.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum += i32::from(weight).abs() * largest);
         }
@@ -423,35 +428,6 @@ impl<'a> Scales<'a> {
 }
 
 type Weights = [i16; HYPER * HYPER];
-
-/// Gives a loop a variant for AVX2, and one without on its own: inside a larger function the compiler does without vectors, at
-/// several times the time.
-macro_rules! for_vectors {
-    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
-        $(#[$about])*
-        #[inline]
-        fn $name(vectors: Vectors, $($argument: $type),*) $(-> $result)? {
-            #[cfg(target_arch = "x86_64")]
-            if let Some(token) = vectors {
-                return $v3(token, $($argument),*);
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let () = vectors;
-            $plain($($argument),*)
-        }
-
-        #[cfg(target_arch = "x86_64")]
-        #[archmage::arcane]
-        fn $v3(_token: archmage::X64V3Token, $($argument: $type),*) $(-> $result)? {
-            $loop($($argument),*)
-        }
-
-        #[inline(never)]
-        fn $plain($($argument: $type),*) $(-> $result)? {
-            $loop($($argument),*)
-        }
-    };
-}
 
 for_vectors!(
     /// `bias` and the weights of all `values`, place by place.
@@ -584,8 +560,13 @@ mod tests {
         assert!(Tables::parse(&[0xff; 8]).is_err());
         let mut head = vec![160, 0, 48, 0, 101, 0, 0, 0];
         assert!(Tables::parse(&head).unwrap_err().to_string().contains("cut short"));
-        head[4] = 100;
-        assert!(Tables::parse(&head).unwrap_err().to_string().contains("impossible sizes"));
+        head[6] = 1;
+        assert!(Tables::parse(&head).unwrap_err().to_string().contains("cut short"));
+        for (at, value) in [(6, 2), (4, 100)] {
+            let mut head = head.clone();
+            head[at] = value;
+            assert!(Tables::parse(&head).unwrap_err().to_string().contains("impossible sizes"));
+        }
     }
 
     #[test]

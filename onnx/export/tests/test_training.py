@@ -16,6 +16,7 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "onnx" / "train"))
 import data  # noqa: E402
 import dormant  # noqa: E402
+import entropy  # noqa: E402
 import export  # noqa: E402
 import features  # noqa: E402
 import grow  # noqa: E402
@@ -24,6 +25,7 @@ import natural  # noqa: E402
 import quant  # noqa: E402
 import run  # noqa: E402
 import synthesis  # noqa: E402
+import tables  # noqa: E402
 import train  # noqa: E402
 
 # Far too small to be of use, and of the shape of the real ones.
@@ -66,8 +68,8 @@ def place(tmp_path_factory):
             info = tarfile.TarInfo(f"{name}.png")
             info.size = len(packed.getvalue())
             tar.addfile(info, io.BytesIO(packed.getvalue()))
-    configuration("generation-3.toml", SMALL, place / "model.toml")
-    configuration("natural-3.toml", NATURAL, place / "natural.toml")
+    configuration("generation-4.toml", SMALL, place / "model.toml")
+    configuration("natural-4.toml", NATURAL, place / "natural.toml")
     shapes = {"conv1": (8, 3, 3)}
     for layer in range(2, 10):
         shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
@@ -118,7 +120,7 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
 
 
 def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels_are_silent(monkeypatch):
-    old = model.load(ROOT / "onnx" / "models" / "sdl-3-float.pt")
+    old = model.load(ROOT / "onnx" / "models" / "sdl-4-float.pt")
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
     crops = data.Crops([photograph], 128, 4)
     monkeypatch.setattr(grow, "BATCHES", 8)
@@ -141,7 +143,7 @@ def test_a_grown_model_is_trained_on(place, trained, monkeypatch):
     grow.main()
     assert not model.load(place / "grown.pt").synthesis.stem.quantising
     sizes = torch.load(place / "grown.pt", weights_only=True)["config"]["model"]
-    wider = configuration("generation-3.toml", SMALL | {"model": sizes}, place / "wider.toml")
+    wider = configuration("generation-4.toml", SMALL | {"model": sizes}, place / "wider.toml")
     command(monkeypatch, train, config=wider, weights=place / "grown.pt", images=place, out=place / "wider", steps=2)
     assert model.load(place / "wider" / "weights.pt").channels == 12
 
@@ -179,12 +181,15 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     before = small(x, level)[0]
     quant.set_quantising(small, True)
     # Scales that are far too coarse, so that there is something to do.
-    small.synthesis.out_up.scale.mul_(4)
-    assert synthesis.level_channels(small, x, level) > 0
+    for activation in (small.synthesis.in_up, small.synthesis.out_up):
+        activation.scale.mul_(4)
+    stem, writer = small.synthesis.stem.weight.clone(), small.synthesis.up.weight.clone()
+    assert quant.level_channels([small], x, level) > 0
+    assert not torch.equal(stem, small.synthesis.stem.weight) and not torch.equal(writer, small.synthesis.up.weight)
     quant.set_quantising(small, False)
     assert torch.allclose(small(x, level)[0], before, atol=1e-5)
 
-    tuning = configuration("generation-3-synthesis.toml", SMALL, place / "synthesis.toml")
+    tuning = configuration("generation-4-synthesis.toml", SMALL, place / "synthesis.toml")
     arguments = dict(config=tuning, checkpoint=trained / "weights.pt", images=place, steps=4)
     command(monkeypatch, synthesis, **arguments, out=place / "tuned")
     command(monkeypatch, synthesis, **arguments, out=place / "tuned-halves", stop=2)
@@ -193,6 +198,41 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     assert same(new, halves)
     moved = {name for name in new if not torch.equal(old[name], new[name])}
     assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
+
+
+def test_only_the_entropy_model_is_tuned_and_it_saves_bits(place, trained, monkeypatch):
+    tuning = configuration("generation-4-entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
+    arguments = dict(config=tuning, checkpoint=trained / "weights.pt", images=place, steps=60)
+    command(monkeypatch, entropy, **arguments, out=place / "entropy")
+    command(monkeypatch, entropy, **arguments, out=place / "entropy-halves", stop=30)
+    command(monkeypatch, entropy, **arguments, out=place / "entropy-halves")
+    old, new, halves = (weights(place / folder / "weights.pt") for folder in ("whole", "entropy", "entropy-halves"))
+    assert same(new, halves)
+    moved = {name for name in new if not torch.equal(old[name], new[name])}
+    assert "context_channel" in moved and not any(name.startswith(("analysis", "synthesis", "log_")) for name in moved)
+    x, level = torch.rand(2, 3, 192, 192), torch.tensor([0.5, 0.9])
+    bits = lambda folder: sum(t.sum().item() for t in model.load(place / folder / "weights.pt")(x, level)[1:])
+    assert bits("entropy") < bits("whole")
+
+
+def test_the_integers_are_those_of_the_model_with_its_contexts_rounded(trained):
+    small = model.load(trained / "weights.pt")
+    random = torch.Generator().manual_seed(8)
+    small.context_channel.copy_(0.1 * torch.randn(8, 8, generator=random))
+    small.context_scale.copy_(0.3 * torch.randn(8, generator=random))
+    # So that there are symbols that are not 0, and none that is 0 for its scale.
+    small.log_gain.add_(2.5)
+    small.scale_bias.add_(2.5)
+    integers = tables.Integers(small)
+    x = torch.rand(1, 3, 128, 128, generator=random)
+    y, z, mean = tables.analyse(small, integers, x, 60)
+    symbols, index, values = integers.code(y, z, mean, 60)
+    means, log_scale, expected = small.quantise(torch.from_numpy(y)[None].float(), torch.from_numpy(z)[None].float(), torch.tensor([0.6]))
+    exact = ((log_scale - np.log(model.SCALE_MIN)) / model.SCALE_STEP)[0].numpy()
+    assert 100 < np.abs(symbols).sum() and np.abs(symbols).max() < 32 and index.min() > 0
+    assert np.abs(index - exact.clip(0, 63)).max() < 0.8, "half a step, and what weights and magnitudes lose"
+    assert np.array_equal(symbols, expected[0].numpy())
+    assert np.abs((values - 16 * symbols) / 16 - means[0].numpy()).max() < 0.1
 
 
 def test_another_seed_gives_other_weights(place, trained, monkeypatch):

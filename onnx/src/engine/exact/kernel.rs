@@ -13,6 +13,8 @@ pub(super) const LANES: usize = 16;
 pub(super) const DIGIT_BITS: u32 = 7;
 /// Rows that a product of matrices takes at a time.
 const ROWS: usize = 6;
+/// The same with the half as long vectors.
+const ROWS_AVX2: usize = 4;
 
 /// What the processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +218,7 @@ unsafe fn product_avx2(
     column: usize,
     rows: usize,
 ) {
-    const R: usize = 4;
+    const R: usize = ROWS_AVX2;
     let Matrix { inputs, outputs, digits } = matrix;
     let (inputs, outputs) = (*inputs, *outputs);
     let ones = _mm256_set1_epi16(1);
@@ -363,6 +365,64 @@ pub(super) enum Lie {
     Columns,
 }
 
+/// The values (M, K) of a wide product, and the columns in which some rows have something. Most of a latent is 0: six positions side by
+/// side have something in a third of its channels.
+struct Wide<'a> {
+    values: &'a [f32],
+    /// From one row to the next, and from one column to the next.
+    steps: [usize; 2],
+    inputs: usize,
+    /// Rows that share a list of columns.
+    group: usize,
+    /// For each group room for all columns, and how many there are.
+    columns: Vec<u32>,
+    counts: Vec<usize>,
+}
+
+impl<'a> Wide<'a> {
+    fn new(values: &'a [f32], lie: Lie, [rows, inputs]: [usize; 2], group: usize) -> Self {
+        assert_eq!(values.len(), rows * inputs);
+        match lie {
+            // What lies like this is dense.
+            Lie::Rows => Wide {
+                values,
+                steps: [inputs, 1],
+                inputs,
+                group: usize::MAX,
+                columns: (0..inputs as u32).collect(),
+                counts: vec![inputs],
+            },
+            Lie::Columns => {
+                let groups = rows.div_ceil(group);
+                let (mut columns, mut counts) = (vec![0; groups * inputs], vec![0; groups]);
+                for (k, column) in values.chunks_exact(rows.max(1)).enumerate() {
+                    for (at, some) in column.chunks(group).enumerate() {
+                        columns[at * inputs + counts[at]] = k as u32;
+                        counts[at] += usize::from(some.iter().any(|value| *value != 0.0));
+                    }
+                }
+                Wide { values, steps: [1, rows], inputs, group, columns, counts }
+            }
+        }
+    }
+
+    /// The columns of the rows around one.
+    #[inline(always)]
+    fn columns(&self, row: usize) -> impl Iterator<Item = usize> {
+        let at = row / self.group;
+        self.columns[at * self.inputs..][..self.counts[at]].iter().map(|&k| k as usize)
+    }
+
+    /// # Safety
+    ///
+    /// There must be such a row and such a column.
+    #[inline(always)]
+    unsafe fn value(&self, row: usize, column: usize) -> f32 {
+        // SAFETY: there are rows * inputs values.
+        unsafe { *self.values.as_ptr().add(row * self.steps[0] + column * self.steps[1]) }
+    }
+}
+
 /// (M, K) values times (K, N) weights plus a bias: (M, N). Every sum is exact, so its order is free. N is a multiple of [`LANES`].
 pub(super) fn wide_product(
     isa: Isa,
@@ -374,29 +434,24 @@ pub(super) fn wide_product(
     let outputs = bias.len();
     let (rows, inputs) = (out.len() / outputs, weights.len() / outputs);
     assert!(outputs.is_multiple_of(LANES) && weights.len() == inputs * outputs);
-    assert!(values.len() == rows * inputs && out.len() == rows * outputs);
-    let steps = match lie {
-        Lie::Rows => [inputs, 1],
-        Lie::Columns => [1, rows],
+    assert!(out.len() == rows * outputs);
+    let group = match isa {
+        Isa::Vnni => ROWS,
+        Isa::Avx2 => ROWS_AVX2,
     };
+    let from = &Wide::new(values, lie, [rows, inputs], group);
     let whole = rows - rows % ROWS;
     for (column, count) in blocks(outputs) {
         // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
         unsafe {
             match isa {
                 Isa::Vnni => {
-                    with_vectors!(
-                        count,
-                        wide_avx512::<6>(values, steps, weights, bias, out, column, 0..whole)
-                    );
-                    with_vectors!(
-                        count,
-                        wide_avx512::<1>(values, steps, weights, bias, out, column, whole..rows)
-                    );
+                    with_vectors!(count, wide_avx512::<6>(from, weights, bias, out, column, 0..whole));
+                    with_vectors!(count, wide_avx512::<1>(from, weights, bias, out, column, whole..rows));
                 }
                 Isa::Avx2 => {
                     for half in 0..2 * count {
-                        wide_avx2(values, steps, weights, bias, out, column + half * LANES / 2);
+                        wide_avx2(from, weights, bias, out, column + half * LANES / 2);
                     }
                 }
             }
@@ -406,8 +461,7 @@ pub(super) fn wide_product(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn wide_avx512<const R: usize, const V: usize>(
-    values: &[f32],
-    [row_step, step]: [usize; 2],
+    from: &Wide<'_>,
     weights: &[f32],
     bias: &[f32],
     out: &mut [f32],
@@ -422,7 +476,7 @@ unsafe fn wide_avx512<const R: usize, const V: usize>(
             let bias = unsafe { _mm512_loadu_ps(bias.as_ptr().add(at)) };
             sums.iter_mut().for_each(|sums| sums[v] = bias);
         }
-        for k in 0..weights.len() / outputs {
+        for k in from.columns(row) {
             let mut now = [_mm512_setzero_ps(); V];
             for (v, now) in now.iter_mut().enumerate() {
                 // SAFETY: as above, in row k.
@@ -430,7 +484,7 @@ unsafe fn wide_avx512<const R: usize, const V: usize>(
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: row + r is one of the rows, k one of the columns.
-                let value = _mm512_set1_ps(unsafe { *values.as_ptr().add((row + r) * row_step + k * step) });
+                let value = _mm512_set1_ps(unsafe { from.value(row + r, k) });
                 for v in 0..V {
                     sums[v] = _mm512_fmadd_ps(value, now[v], sums[v]);
                 }
@@ -447,29 +501,22 @@ unsafe fn wide_avx512<const R: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx2")]
-unsafe fn wide_avx2(
-    values: &[f32],
-    [row_step, step]: [usize; 2],
-    weights: &[f32],
-    bias: &[f32],
-    out: &mut [f32],
-    column: usize,
-) {
-    const R: usize = 4;
+unsafe fn wide_avx2(from: &Wide<'_>, weights: &[f32], bias: &[f32], out: &mut [f32], column: usize) {
+    const R: usize = ROWS_AVX2;
     let outputs = bias.len();
     let rows = out.len() / outputs;
     for row in (0..rows).step_by(R) {
         let count = R.min(rows - row);
         // SAFETY: column + 8 <= outputs.
         let mut sums = [unsafe { _mm256_loadu_ps(bias.as_ptr().add(column)) }; R];
-        for k in 0..weights.len() / outputs {
+        for k in from.columns(row) {
             // SAFETY: as above, in row k.
             let now = unsafe { _mm256_loadu_ps(weights.as_ptr().add(k * outputs + column)) };
             for (r, sum) in sums.iter_mut().enumerate() {
                 // The last row stands in for those that are not there.
                 let row = row + r.min(count - 1);
                 // SAFETY: row is one of the rows, k one of the columns.
-                let value = _mm256_set1_ps(unsafe { *values.as_ptr().add(row * row_step + k * step) });
+                let value = _mm256_set1_ps(unsafe { from.value(row, k) });
                 *sum = _mm256_add_ps(*sum, _mm256_mul_ps(value, now));
             }
         }

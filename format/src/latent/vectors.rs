@@ -1,0 +1,44 @@
+//! Loops in two variants, for processors with AVX2 and for all others.
+
+/// Whether the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) type Vectors = Option<archmage::X64V3Token>;
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) type Vectors = ();
+
+/// What [`for_vectors`] asks for.
+pub(super) fn vectors() -> Vectors {
+    #[cfg(target_arch = "x86_64")]
+    archmage::SimdToken::summon()
+}
+
+/// Gives a loop a variant for AVX2, and one without on its own: inside a larger function the compiler does without vectors, at
+/// several times the time.
+macro_rules! for_vectors {
+    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
+        $(#[$about])*
+        #[inline]
+        fn $name(vectors: Vectors, $($argument: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(token) = vectors {
+                return $v3(token, $($argument),*);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let () = vectors;
+            $plain($($argument),*)
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[archmage::arcane]
+        fn $v3(_token: archmage::X64V3Token, $($argument: $type),*) $(-> $result)? {
+            $loop($($argument),*)
+        }
+
+        #[inline(never)]
+        fn $plain($($argument: $type),*) $(-> $result)? {
+            $loop($($argument),*)
+        }
+    };
+}
+
+pub(super) use for_vectors;
