@@ -15,6 +15,7 @@ from quant import level_channels
 from run import Run, learning_rate, set_rates, smooth
 from train import loss_of, optimisers
 
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised")
