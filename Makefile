@@ -3,6 +3,7 @@
 CARGO ?= cargo
 VENV := .venv
 ORT_VERSION := 1.31.1
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir
 PICTURE := tests/pictures/dog.png
 
 .PHONY: demo test lint packages runtime exporters install install-gst uninstall-gst bench clean
@@ -26,14 +27,13 @@ packages:
 runtime: packages $(VENV)/ort-$(ORT_VERSION)
 $(VENV)/ort-$(ORT_VERSION):
 	/usr/bin/python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime==$(ORT_VERSION)
+	$(PIP) onnxruntime==$(ORT_VERSION)
 	touch $@
 
 # What turns checkpoints into bundles (onnx/export): PyTorch and diffusers, into the same place. PyTorch's own index has it without CUDA, a tenth of
 # the size; where that is not reachable, PyPI has it.
 REQUIREMENTS := onnx/export/requirements.txt
 EXPORTERS := $(VENV)/exporters-$(shell sha256sum $(REQUIREMENTS) | cut -c 1-12)
-PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir
 exporters: runtime $(EXPORTERS)
 $(EXPORTERS):
 	$(PIP) --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu $$(grep ^torch== $(REQUIREMENTS)) 2>/dev/null || true

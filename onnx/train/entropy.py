@@ -9,7 +9,6 @@ import copy
 
 import torch
 
-import data
 from model import STRIDE, load
 from run import Run, learning_rate, set_rates, smooth
 from train import optimisers
@@ -36,7 +35,7 @@ def main():
     run = Run(args)
     config = run.config
     o, stages = config["optimiser"], config["stages"]
-    crops = data.Crops(data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"]), config["data"]["crop"], run.random)
+    crops = run.crops()
     model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     known = latents(model, crops, config["data"]["crops"], o["batch"], args.device)
     print(f"{len(known)} latents", flush=True)

@@ -14,6 +14,8 @@ import tomllib
 import numpy as np
 import torch
 
+import data
+
 
 def configuration(path):
     """What the file says, over what the one beside it says that it names as its `base`."""
@@ -89,6 +91,12 @@ class Run:
         self.random = np.random.default_rng(config["seed"])
         self.step, self.before, self.start, self.saved = 0, 0.0, time.time(), time.time()
         self.parts = {}
+
+    def crops(self):
+        """Random crops of the pictures, as the configuration has them."""
+        c = self.config["data"]
+        pictures = data.load_shards(self.args.images, self.args.limit, c["shrink"], c["least"])
+        return data.Crops(pictures, c["crop"], self.random)
 
     def seconds(self):
         """Time spent on the run, also before it was interrupted."""

@@ -8,7 +8,6 @@ import copy
 
 import torch
 
-import data
 import metrics
 from model import load
 from quant import level_channels
@@ -24,7 +23,7 @@ def main():
     run = Run(args)
     config = run.config
     o, stages = config["optimiser"], config["stages"]
-    crops = data.Crops(data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"]), config["data"]["crop"], run.random)
+    crops = run.crops()
     model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")

@@ -12,7 +12,6 @@ import math
 
 import torch
 
-import data
 import dormant
 import metrics
 import quant
@@ -97,8 +96,7 @@ def main():
     run = Run(args)
     config = run.config
     o, stages = config["optimiser"], config["stages"]
-    pictures = data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"])
-    crops = data.Crops(pictures, config["data"]["crop"], run.random)
+    crops = run.crops()
     model = Model(**config["model"]).to(args.device).to(memory_format=torch.channels_last)
     # Batches seen for the scales: CALIBRATION and no more of them when the decoder is quantised.
     state = {"mean": None, "watched": 0}
@@ -117,7 +115,7 @@ def main():
     if args.compile:
         metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     mixed = args.precision == "bf16" or (args.precision is None and args.device != "cpu")
-    print(f"{len(pictures)} pictures, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    print(f"{len(crops.pictures)} pictures, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
     while not run.over():
         share = run.share()
         if share >= stages["quantise"] and state["watched"] < CALIBRATION:

@@ -236,7 +236,7 @@ impl Tables {
                 silent(scales.vectors, means, ungain, latent);
             }
             let context = channels.plane(c);
-            if scales.is_silent(c, context.largest()) {
+            if scales.is_silent(c, || context.largest()) {
                 continue;
             }
             scales.plane(c, |_| true, &mut indices);
@@ -397,12 +397,15 @@ impl<'a> Scales<'a> {
 
     /// Whether every index of the channel is 0 whatever the position, when the channels before add no more than `context`: then
     /// every symbol is 0, so that no neighbour says anything else. Many channels are at low qualities.
-    pub fn is_silent(&self, c: usize, context: i32) -> bool {
-        let mut most = [i32::from(self.bias[c]) + context; HYPER * HYPER];
+    pub fn is_silent(&self, c: usize, context: impl FnOnce() -> i32) -> bool {
+        let mut most = [i32::from(self.bias[c]); HYPER * HYPER];
         for (weights, &largest) in self.weights(c).iter().zip(&self.largest) {
             most.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum += i32::from(weight).abs() * largest);
         }
-        most.iter().all(|&most| shift_round(most, INDEX_BITS) <= 0)
+        let most = most.into_iter().max().unwrap_or(0);
+        let is_zero = |index| shift_round(index, INDEX_BITS) <= 0;
+        // The context takes a look at every position, and few channels need it here.
+        is_zero(most) && is_zero(most + context())
     }
 
     /// Fills `plane`, (H, W), under the hyper-latent positions that are `wanted`; the others are left as they are.

@@ -95,6 +95,16 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def tuned(monkeypatch, module, place, name, steps, **arguments):
+    """Tunes the weights in `whole` in one go, into the folder `name`, and interrupted half way, which must give the same; what it moved."""
+    for out, stops in ((name, [{}]), (f"{name}-halves", [{"stop": steps // 2}, {}])):
+        for stop in stops:
+            command(monkeypatch, module, **arguments, steps=steps, out=place / out, **stop)
+    old, new, halves = (weights(place / folder / "weights.pt") for folder in ("whole", name, f"{name}-halves"))
+    assert same(new, halves)
+    return {key for key in new if not torch.equal(old[key], new[key])}
+
+
 @pytest.fixture
 def trained(place, monkeypatch):
     """The small model of 30 steps in one go."""
@@ -190,25 +200,13 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     assert torch.allclose(small(x, level)[0], before, atol=1e-5)
 
     tuning = configuration("generation-4-synthesis.toml", SMALL, place / "synthesis.toml")
-    arguments = dict(config=tuning, checkpoint=trained / "weights.pt", images=place, steps=4)
-    command(monkeypatch, synthesis, **arguments, out=place / "tuned")
-    command(monkeypatch, synthesis, **arguments, out=place / "tuned-halves", stop=2)
-    command(monkeypatch, synthesis, **arguments, out=place / "tuned-halves")
-    old, new, halves = (weights(place / folder / "weights.pt") for folder in ("whole", "tuned", "tuned-halves"))
-    assert same(new, halves)
-    moved = {name for name in new if not torch.equal(old[name], new[name])}
+    moved = tuned(monkeypatch, synthesis, place, "tuned", 4, config=tuning, checkpoint=trained / "weights.pt", images=place)
     assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
 
 
 def test_only_the_entropy_model_is_tuned_and_it_saves_bits(place, trained, monkeypatch):
     tuning = configuration("generation-4-entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
-    arguments = dict(config=tuning, checkpoint=trained / "weights.pt", images=place, steps=60)
-    command(monkeypatch, entropy, **arguments, out=place / "entropy")
-    command(monkeypatch, entropy, **arguments, out=place / "entropy-halves", stop=30)
-    command(monkeypatch, entropy, **arguments, out=place / "entropy-halves")
-    old, new, halves = (weights(place / folder / "weights.pt") for folder in ("whole", "entropy", "entropy-halves"))
-    assert same(new, halves)
-    moved = {name for name in new if not torch.equal(old[name], new[name])}
+    moved = tuned(monkeypatch, entropy, place, "entropy", 60, config=tuning, checkpoint=trained / "weights.pt", images=place)
     assert "context_channel" in moved and not any(name.startswith(("analysis", "synthesis", "log_")) for name in moved)
     x, level = torch.rand(2, 3, 192, 192), torch.tensor([0.5, 0.9])
     bits = lambda folder: sum(t.sum().item() for t in model.load(place / folder / "weights.pt")(x, level)[1:])
