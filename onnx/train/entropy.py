@@ -1,7 +1,7 @@
-"""Tunes the entropy model of a trained model on latents that are computed once: its transforms and its steps stay, so that a step costs
-a hundredth of what it costs in train.py.
+"""Tunes the scales of a trained model on latents that are computed once, and on the symbols that an encoder makes of them when it weighs
+error against bits: transforms, steps and means stay, so that a step costs a hundredth of what it costs in train.py.
 
-    python entropy.py --config generation-4-entropy.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/entropy --minutes 6
+    python entropy.py --config generation-5-entropy.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/entropy --minutes 6
 """
 
 import argparse
@@ -9,7 +9,7 @@ import copy
 
 import torch
 
-from model import STRIDE, load
+from model import STRENGTH, STRIDE, load
 from run import Run, learning_rate, set_rates, smooth
 from train import optimisers
 
@@ -40,8 +40,8 @@ def main():
     known = latents(model, crops, config["data"]["crops"], o["batch"], args.device)
     print(f"{len(known)} latents", flush=True)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(("analysis.", "synthesis.", "log_gain", "log_ungain")))
-    model.train()  # noise in the place of rounding
+        parameter.requires_grad_(name.startswith(("scale_map.", "scale_bias", "context_scale", "context_channel", "hyper_mean", "hyper_log_scale")))
+    model.strength = STRENGTH
     ema = copy.deepcopy(model).requires_grad_(False)
     optims = optimisers(model, o)
     mean = run.resume({"model": model, "ema": ema, **optims}, None)

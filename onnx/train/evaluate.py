@@ -14,7 +14,7 @@ from PIL import Image
 
 import metrics
 import quant
-from model import load
+from model import STRENGTH, load
 
 
 def main():
@@ -26,6 +26,7 @@ def main():
     p.add_argument("--levels", type=float, nargs="+", default=[0, 0.15, 0.3, 0.45, 0.6, 0.8, 1])
     args = p.parse_args()
     model = load(args.checkpoint)
+    model.strength = STRENGTH
     if args.float:
         quant.set_quantising(model, False)
     files = sorted(f for f in pathlib.Path(args.images).iterdir() if f.suffix in (".png", ".webp"))[:: args.every]

@@ -1,11 +1,11 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 4 --out /tmp/sdl-4
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 5 --out /tmp/sdl-5
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
 
-    python export.py --checkpoint ../models/sdl-4.pt --bundle ../models/sdl-4.sdlm --natural ../models/sdl-4-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-4
+    python export.py --checkpoint ../models/sdl-5.pt --bundle ../models/sdl-5.sdlm --natural ../models/sdl-5-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-5
 """
 
 import argparse

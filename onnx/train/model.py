@@ -19,6 +19,7 @@ SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
 LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of the synthesis graph
 LATENT_CLIP = 2047
+STRENGTH = 0.045  # as in format/src/codec/encode.rs
 
 
 class Block(nn.Module):
@@ -131,6 +132,7 @@ class Model(nn.Module):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
+        self.strength = 0.0  # what a bit weighs in rounding, in squared symbols; the encoder of the crate has STRENGTH
         self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
@@ -172,12 +174,19 @@ class Model(nn.Module):
         grid = torch.arange(h, device=y.device)[:, None] + torch.arange(w, device=y.device)[None, :]
         return (grid % 2 == 0).to(y.dtype)  # 1 on the anchors (first pass)
 
+    def hyper_latent(self, y):
+        """Scaled latent -> (hyper-latent, the same rounded with straight-through gradient)."""
+        z = self.hyper_analysis(y).float()
+        return z, ste(z, torch.round(z).clamp(-127, 127))
+
     def quantise(self, y, z_hat, level):
         """Scaled latent y and rounded hyper-latent -> (mean, log scale, symbols with straight-through gradient)."""
         mean = self.hyper_synthesis(z_hat).float()
         log_scale = F.pixel_shuffle(self.scale_map(z_hat).float(), HYPER) + self.at_level(self.scale_bias, level)
         first = self.checkerboard(y)
-        symbols = ste(y - mean, torch.round(y - mean)) * first
+        # Weighing bits needs all channels before. Nearest integers stand for them: what is in their place is the same but for few.
+        hint = self.said_by_channels(torch.round(y - mean)) if self.strength else 0
+        symbols = ste(y - mean, rounded(y - mean, log_scale + hint, self.strength)) * first
         around = self.neighbours(symbols)
         second_mean = torch.einsum("nckhw,ck->nchw", around, self.context_mean)
         if self.hyper_synthesis.b.quantising:
@@ -185,19 +194,20 @@ class Model(nn.Module):
         mean = mean + second_mean * (1 - first)
         magnitude = torch.log1p(around.detach().abs().sum(2))
         log_scale = log_scale + magnitude * self.context_scale[:, None, None] * (1 - first)
-        symbols = symbols + ste(y - mean, torch.round(y - mean)) * (1 - first)
-        known = torch.log1p(symbols.detach().abs())
-        log_scale = log_scale + F.conv2d(known, self.context_channel.tril(-1)[:, :, None, None])
-        return mean, log_scale, symbols
+        symbols = symbols + ste(y - mean, rounded(y - mean, log_scale + hint, self.strength)) * (1 - first)
+        return mean, log_scale + self.said_by_channels(symbols), symbols
+
+    def said_by_channels(self, symbols):
+        """What the logarithm of a scale gets from the channels before."""
+        return F.conv2d(torch.log1p(symbols.detach().abs()), self.context_channel.tril(-1)[:, :, None, None])
 
     def code(self, y, level):
         """Latent (N, C, H, W), H and W multiples of 4 -> (dequantised latent, bits of y, bits of z), bits a picture."""
         y = y * torch.exp(self.at_level(self.log_gain, level))
-        z = self.hyper_analysis(y).float()
+        z, z_hat = self.hyper_latent(y)
         z_mean = self.at_level(self.hyper_mean, level)
-        z_hat = ste(z, torch.round(z).clamp(-127, 127))
         # Training sees noise in the place of rounding; a measurement counts what is really coded.
-        noisy = (lambda x, rounded: x + torch.rand_like(x) - 0.5) if self.training else (lambda x, rounded: rounded)
+        noisy = (lambda x, symbols: x + torch.rand_like(x) - 0.5) if self.training else (lambda x, symbols: symbols)
         z_bits = gaussian_bits(noisy(z, z_hat) - z_mean, self.at_level(self.hyper_log_scale, level))
         mean, log_scale, symbols = self.quantise(y, z_hat, level)
         y_bits = gaussian_bits(noisy(y - mean, symbols), log_scale)
@@ -232,6 +242,17 @@ def gaussian_bits(residual, log_scale):
     inv = 1 / (scale * math.sqrt(2))
     p = 0.5 * (torch.erfc((r - 0.5) * inv) - torch.erfc((r + 0.5) * inv))
     return -torch.log2(LowerBound.apply(p, 1e-9))
+
+
+@torch.no_grad()
+def rounded(value, log_scale, strength):
+    """The nearest integer, or the one next to it towards 0 if its squared error and `strength` times its bits are less."""
+    nearest = torch.round(value)
+    if strength == 0:
+        return nearest
+    smaller = nearest - torch.sign(nearest)
+    cost = lambda symbols: (value - symbols).square() + strength * gaussian_bits(symbols, log_scale)
+    return torch.where(cost(smaller) < cost(nearest), smaller, nearest)
 
 
 def load(path):

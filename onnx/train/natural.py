@@ -1,6 +1,6 @@
 """Trains the `natural` decoder of a generation: the bitstream, the encoder and the tables stay, only `synthesis` is tuned for looks.
 
-    python natural.py --config natural-4.toml --checkpoint ../models/sdl-4.pt --images ../../../shared/images/train \
+    python natural.py --config natural-5.toml --checkpoint ../models/sdl-5.pt --images ../../../shared/images/train \
         --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 66 --threads 1
 
 The losses are a feature distance, the squared error over that of the fidelity decoder, MS-SSIM and, in the later part, a patch
@@ -72,14 +72,14 @@ class Encoded:
     @torch.no_grad()
     def make(cls, model, crops, levels):
         """`crops` (N, S, S, 3) uint8, `levels` (N, k) integers from 0 to 100."""
-        integers = tables.Integers(model)
+        integers, bits = tables.Integers(model), tables.gaussian_bits()
         size = crops.shape[1]
         latents = torch.empty((len(crops), levels.shape[1], model.channels, size // 16, size // 16), dtype=torch.int16)
         for i, crop in enumerate(crops):
             y = model.analysis(crop.permute(2, 0, 1)[None].float() / 255).float()
             for k, level in enumerate(levels[i]):
                 scaled, z, mean = tables.scaled(model, integers, y, level)
-                _, _, v = integers.code(scaled, z, mean, level)
+                _, _, v = integers.code(scaled, z, mean, level, bits)
                 latents[i, k] = torch.from_numpy(integers.dequantise(v, level).astype(np.int16))
             if (i + 1) % 500 == 0:
                 print(f"{i + 1} of {len(crops)} crops are encoded", flush=True)

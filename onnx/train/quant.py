@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 WEIGHT_MAX = 64  # 7 bits: u8 x s8 pair sums of full 8-bit weights saturate 16 bits on x86 without VNNI
+CLIPPING = 30  # what the squared error of clipping counts: unlike that of rounding it has the same sign in many channels at once
 EXACT = 2**24  # integers below it are exact in float32
 
 
@@ -132,10 +133,13 @@ def entering(layer: nn.Module, module: nn.Module, *arguments):
     return result, seen[0]
 
 
-def set_quantising(module: nn.Module, on: bool):
+def set_quantising(module: nn.Module, on: bool, weights=True):
+    """Whether it rounds; with `weights` false only activations, while weights stay in floating point."""
     for m in module.modules():
-        if isinstance(m, (Activation, Conv)):
+        if isinstance(m, Activation):
             m.quantising = on
+        elif isinstance(m, Conv):
+            m.quantising = on and weights
 
 
 def set_watching(module: nn.Module, on: bool):
@@ -150,36 +154,53 @@ def freeze(module: nn.Module):
             m.freeze()
 
 
-def sites(synthesis):
-    """Where channels of the synthesis may have a range of their own: (what writes them, what rounds them and how much that matters, what
-    reads them)."""
-    s, streams = synthesis, [synthesis.stem]
+def hidden(block):
+    """The sites within a block: see `sites`."""
+    return [([block.a], [(block.act_a, 1.0)], [block.dw]), ([block.dw], [(block.act_dw, 1.0)], [block.b])]
+
+
+def sites(model, encoder):
+    """Where channels of the synthesis, and of the first block of the encoder, may have a range of their own: (what writes them, what rounds
+    them and how much that matters, what reads them). Elsewhere nothing is gained."""
+    s, streams = model.synthesis, [model.synthesis.stem]
     rounders, readers = [(s.in_up, 1.0)], [s.up]
     for block in s.blocks:
         streams += [block.b, block.d]
         readers += [block.a, block.c]
         # Next to nothing is lost in the blocks, as long as nothing is clipped.
         rounders += [(a, 0.25 / len(s.blocks)) for a in (block.in1, block.in2, block.out1, block.out2)]
-    return [(streams, rounders, readers), ([s.up], [(s.out_up, 1.0)], [s.dw]), ([s.dw], [(s.act_dw, 1.0)], [s.c])]
+    result = [(streams, rounders, readers), ([s.up], [(s.out_up, 1.0)], [s.dw]), ([s.dw], [(s.act_dw, 1.0)], [s.c])]
+    for block in s.blocks:
+        result += hidden(block)
+    result.append(([s.c], [(s.act_c, 1.0)], [s.head]))
+    if encoder:
+        early = model.analysis.early
+        result += [*hidden(early), ([early.c], [(early.act_c, 1.0)], [early.d])]
+    return result
 
 
 @torch.no_grad()
-def level_channels(models, x, level):
-    """All channels of a tensor share one scale for their bytes, so that those with small values have few levels. Multiplies channels of the
-    synthesis by powers of two where that makes the squared error of their rounding less, clipping included; what reads them takes it
-    back (Nagel et al. 2019, cross-layer equalisation). The pictures `x` are shown to the first of the models, and the others, which
+def level_channels(models, x, level, encoder=True):
+    """All channels of a tensor share one scale for their bytes, so that those with small values have few levels. Multiplies channels by
+    powers of the root of two where that makes the squared error of their rounding and clipping less; what reads them takes it back
+    (Nagel et al. 2019, cross-layer equalisation). The pictures `x` are shown to the first of the models, and the others, which
     differ in their weights alone, change alike. Returns how many channels changed."""
-    factors, count = (0.5, 1.0, 2.0, 4.0), 0
-    for parts in zip(*(sites(m.synthesis) for m in models)):
+    factors, count = [2 ** (e / 2) for e in (0, -2, -1, 1, 2, 3, 4)], 0  # a channel that is always 0 stays as it is
+    for parts in zip(*(sites(m, encoder) for m in models)):
         _, rounders, readers = parts[0]
         channels, total = readers[0].in_channels, 0
         for activation, weight in rounders:
             _, values = entering(activation, models[0], x, level)
-            values = values.transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
-            low, high = activation.bounds()
-            rounded = lambda v: torch.round(v / activation.scale).clamp(low, high) * activation.scale
-            errors = torch.stack([(rounded(f * values) / f - values).square().mean(1) for f in factors])
-            total = total + weight * errors / errors[factors.index(1.0)].sum().clamp_min(1e-20)
+            values = (values if activation.signed else relu(values)).transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
+            low, high = (bound * activation.scale for bound in activation.bounds())
+
+            def error(factor):
+                inside = (factor * values).clamp(low, high)
+                rounding = torch.round(inside / activation.scale) * activation.scale - inside
+                return ((rounding / factor).square() + CLIPPING * (inside / factor - values).square()).mean(1)
+
+            errors = torch.stack([error(factor) for factor in factors])
+            total = total + weight * errors / errors[0].sum().clamp_min(1e-20)
         factor = torch.tensor(factors, device=x.device)[total.argmin(0)]
         count += (factor != 1).sum().item()
         for writers, _, readers in parts:

@@ -1,6 +1,6 @@
-"""Tunes the synthesis of a quantised model: encoder, hyper path, scales and tables stay, and so does every file.
+"""Tunes the synthesis of a quantised model and the steps of its latent: encoder, hyper path and scales stay, and so does every symbol.
 
-    python synthesis.py --config generation-4-synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
+    python synthesis.py --config generation-5-synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
 """
 
 import argparse
@@ -9,8 +9,9 @@ import copy
 import torch
 
 import metrics
-from model import load
-from quant import level_channels
+from gptq import ROUNDING, compensate
+from model import STRENGTH, load
+from quant import level_channels, set_quantising
 from run import Run, learning_rate, set_rates, smooth
 from train import loss_of, optimisers
 
@@ -28,9 +29,12 @@ def main():
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
     look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
-    print(f"{level_channels([model], *look)} channels have another range", flush=True)
+    print(f"{level_channels([model], *look, encoder=False)} channels have another range", flush=True)
     # In evaluation nothing is noise: the synthesis sees what a file would give it.
+    model.strength = STRENGTH
+    set_quantising(model.synthesis, True, weights=False)
     model.synthesis.requires_grad_(True)
+    model.log_ungain.requires_grad_(True)
     ema = copy.deepcopy(model).requires_grad_(False)
     optims = optimisers(model, o)
     mean = run.resume({"model": model, "ema": ema, **optims}, None)
@@ -51,6 +55,9 @@ def main():
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), **row})
         run.keep(mean, ema)
     run.keep(mean, ema, last=True)
+    if run.share() >= 1:
+        compensate(ema, [crops.batch(16).to(args.device) for _ in range(ROUNDING)], 1 + config["loss"]["lambda_power"], ["synthesis"])
+        run.save_weights("weights.pt", ema)
 
 
 if __name__ == "__main__":

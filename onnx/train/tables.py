@@ -21,12 +21,13 @@ import math
 import numpy as np
 import torch
 
-from model import HYPER, SCALE_LEVELS, SCALE_MIN, SCALE_STEP, MEAN_UNIT, LATENT_UNIT, LATENT_CLIP
+from model import HYPER, SCALE_LEVELS, SCALE_MIN, SCALE_STEP, STRENGTH, MEAN_UNIT, LATENT_UNIT, LATENT_CLIP
 
 LEVELS = 101
 INDEX_UNIT = 256
 CHANNEL_UNIT = 16  # of context_channel
 MAGNITUDE_MAX = 31
+HALF = 400  # symbols farther from 0 are not counted apart
 
 
 def magnitude_table():
@@ -72,9 +73,10 @@ class Integers:
                  self.hyper_mean.astype("i1"), self.hyper_index.astype("u1"), self.ungain.astype("<u2"), self.gain.astype("<f4")]
         return b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
 
-    def code(self, y, z, mean, level):
+    def code(self, y, z, mean, level, bits=None):
         """One picture: scaled latent y (C, H, W) float, hyper-latent z (K, H/4, W/4) int, mean (C, H, W) int in 1/16 ->
-        (symbols, scale indices, values V in 1/16). The loops of the format, vectorised."""
+        (symbols, scale indices, values V in 1/16). The loops of the format, vectorised. Symbols are the nearest ones, or with `bits`
+        (scale index, magnitude), what a symbol costs, those that the encoder takes."""
         c, h, w = y.shape
         index = np.einsum("pck,khw->cphw", self.scale_map, z)  # (C, 16, h, w)
         index = index.reshape(c, HYPER, HYPER, z.shape[1], z.shape[2]).transpose(0, 3, 1, 4, 2).reshape(c, h, w)
@@ -87,7 +89,12 @@ class Integers:
 
         def symbols_of(y, mean, index):
             i = np.clip(shift_round(index, 8), 0, SCALE_LEVELS - 1)
-            s = np.rint(y - mean * MEAN_UNIT).astype(np.int64)
+            wanted = y - mean * MEAN_UNIT
+            s = np.rint(wanted).astype(np.int64)
+            if bits is not None:
+                cost = lambda s: np.square(wanted - s) + STRENGTH * bits[i, np.minimum(np.abs(s), HALF)]
+                smaller = s - np.sign(s)
+                s = np.where(cost(smaller) < cost(s), smaller, s)
             return np.where(i == 0, 0, s), i
 
         for k in range(c):
@@ -126,34 +133,52 @@ def scaled(model, integers, y, level):
     return y.numpy().astype(np.float64), z[0].numpy().astype(np.int64), mean
 
 
-def gaussian_mass(scale, low, high):
-    edges = torch.arange(low, high + 2, dtype=torch.float64) - 0.5
+def gaussian_mass(index):
+    """Of the symbols from -HALF to HALF at a scale index."""
+    scale = math.exp(math.log(SCALE_MIN) + index * SCALE_STEP)
+    edges = torch.arange(-HALF, HALF + 2, dtype=torch.float64) - 0.5
     cdf = 0.5 * torch.erfc(-edges / (scale * math.sqrt(2)))
     return (cdf[1:] - cdf[:-1]).numpy()
 
 
-def fit(model, batches, levels_per_batch=3, seed=3):
-    """Frequency tables from the symbols of training crops: the histogram of each scale index over a Gaussian prior."""
+def bits_of(mass):
+    """Masses (scale index, symbols from -HALF to HALF) -> bits (scale index, magnitude)."""
+    return -np.log2(np.maximum(mass[:, HALF:], 1e-9))
+
+
+def gaussian_bits():
+    return bits_of(np.stack([gaussian_mass(index) for index in range(SCALE_LEVELS)]))
+
+
+def masses(model, integers, crops, bits, levels_per_crop, random):
+    """How often each symbol comes at each scale index, over a Gaussian prior."""
+    counts = np.zeros((SCALE_LEVELS, 2 * HALF + 1))
+    for x in crops:
+        for level in random.integers(0, LEVELS, levels_per_crop):
+            y, z, mean = analyse(model, integers, x[None], level)
+            s, i, _ = integers.code(y, z, mean, level, bits)
+            np.add.at(counts, (i.ravel(), np.clip(s, -HALF, HALF).ravel() + HALF), 1)
+    # A few hundred pretended observations: they decide where little was seen.
+    prior = np.stack([gaussian_mass(index) for index in range(SCALE_LEVELS)])
+    mass = counts + 300 * (0.98 * prior + 0.02 / (2 * HALF + 1))
+    mass = mass + mass[:, ::-1]
+    return mass / mass.sum(1, keepdims=True)
+
+
+def fit(model, batches, levels_per_crop=3, seed=3):
+    """Frequency tables from the symbols of training crops. What an encoder takes depends on what it costs: a quarter of the crops tell
+    that first."""
     integers = Integers(model)
     random = np.random.default_rng(seed)
-    half = 400
-    counts = np.zeros((SCALE_LEVELS, 2 * half + 1))
-    for batch in batches:
-        for x in batch:
-            for level in random.integers(0, LEVELS, levels_per_batch):
-                y, z, mean = analyse(model, integers, x[None], level)
-                s, i, _ = integers.code(y, z, mean, level)
-                np.add.at(counts, (i.ravel(), np.clip(s, -half, half).ravel() + half), 1)
+    crops = [x for batch in batches for x in batch]
+    few = max(1, len(crops) // 4)
+    mass = masses(model, integers, crops[:few], gaussian_bits(), levels_per_crop, random)
+    mass = masses(model, integers, crops[few:], bits_of(mass), levels_per_crop, random)
     tables = []
     for index in range(SCALE_LEVELS):
         scale = math.exp(math.log(SCALE_MIN) + index * SCALE_STEP)
-        reach = max(1, min(half, math.ceil(4.2 * scale + 1)))
-        prior = gaussian_mass(scale, -half, half)
-        # A few hundred pretended observations: they decide where little was seen.
-        mass = counts[index] + 300 * (0.98 * prior + 0.02 / (2 * half + 1))
-        mass = 0.5 * (mass + mass[::-1])
-        mass /= mass.sum()
-        inside = mass[half - reach : half + reach + 1]
+        reach = max(1, min(HALF, math.ceil(4.2 * scale + 1)))
+        inside = mass[index, HALF - reach : HALF + reach + 1]
         rest = max(1 - inside.sum(), 2e-5)
         frequencies = np.maximum(1, np.floor(inside / (inside.sum() + rest) * 65536)).astype(np.int64)
         spare = 65535 - max(1, round(rest * 65536)) + 1 - frequencies.sum()
@@ -169,22 +194,3 @@ def write(integers, tables):
     for low, frequencies in tables:
         out += np.array([low], "<i2").tobytes() + np.array([len(frequencies)], "<u2").tobytes() + frequencies.astype("<u2").tobytes()
     return bytes(out)
-
-
-def cost(tables):
-    """Bits of symbol s under table i, as a function (escape: the table's cost plus a rough Exp-Golomb length)."""
-    logs = [-np.log2(f / 65536) for _, f in tables]
-    escape = [-np.log2(max(1, 65536 - f.sum()) / 65536) for _, f in tables]
-
-    def bits(symbols, indices):
-        total = 0.0
-        for i in np.unique(indices):
-            if i == 0:
-                continue
-            low, f = tables[i]
-            s = symbols[indices == i] - low
-            inside = (s >= 0) & (s < len(f))
-            total += logs[i][s[inside]].sum() + (escape[i] + 8) * (~inside).sum()
-        return total
-
-    return bits

@@ -1,9 +1,9 @@
 """Trains the built-in model: one configuration, one command; the same command goes on where an interrupted run stopped.
 
-    python train.py --config generation-4.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
+    python train.py --config generation-5.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
-10 hours: warm-up, constant, cosine, and inside the cosine quantisation-aware. `--weights` begins with those of an earlier run.
+10 hours: warm-up, constant, cosine, and inside the cosine with quantised activations. Weights are rounded when all else is done. `--weights` begins with those of an earlier run.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import math
 import torch
 
 import dormant
+import gptq
 import metrics
 import quant
 from model import Model
@@ -105,12 +106,13 @@ def main():
     if args.weights:
         begin_with(model, torch.load(args.weights, map_location=args.device, weights_only=False)["ema"])
         print(f"{dormant.recycle(model, *look)} dormant units begin anew", flush=True)
+    model.strength = config["loss"]["strength"]
     ema = copy.deepcopy(model)
     optims = optimisers(model, o)
     state = run.resume({"model": model, "ema": ema, **optims}, state)
     quant.set_watching(model, 0 < state["watched"] < CALIBRATION)
     for m in (model, ema):
-        quant.set_quantising(m, state["watched"] == CALIBRATION)
+        quant.set_quantising(m, state["watched"] == CALIBRATION, weights=False)
     forward = torch.compile(model) if args.compile else model
     if args.compile:
         metrics.ms_ssim = torch.compile(metrics.ms_ssim)
@@ -126,7 +128,7 @@ def main():
                 quant.freeze(model)
                 copy_scales(model, ema)
                 for m in (model, ema):
-                    quant.set_quantising(m, True)
+                    quant.set_quantising(m, True, weights=False)
                 print(f"{quant.level_channels([ema, model], *look)} channels have another range", flush=True)
                 refine_scales(ema, *look, config["loss"])
                 copy_scales(ema, model)
@@ -152,6 +154,9 @@ def main():
                      "quantised": state["watched"] == CALIBRATION, "gigapixels": round(run.step * x[:, 0].numel() / 1e9, 3)})  # fmt: skip
         run.keep(state, ema)
     run.keep(state, ema, last=True)
+    if run.share() >= 1 and state["watched"] == CALIBRATION:
+        gptq.compensate(ema, [crops.batch(16).to(args.device) for _ in range(gptq.ROUNDING)], 1 + config["loss"]["lambda_power"])
+        run.save_weights("weights.pt", ema)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ const OPTIMISING_EFFORT: u8 = 3;
 const SEARCHING_EFFORT: u8 = 8;
 /// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
 const SCALAR_STRENGTH: f32 = 0.1;
-/// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-0.md).
-pub(crate) const STRENGTH: f32 = 0.06;
+/// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-5.md).
+pub(crate) const STRENGTH: f32 = 0.045;
 
 /// How to encode.
 #[derive(Debug, Clone, PartialEq)]

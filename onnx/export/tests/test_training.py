@@ -19,6 +19,7 @@ import dormant  # noqa: E402
 import entropy  # noqa: E402
 import export  # noqa: E402
 import features  # noqa: E402
+import gptq  # noqa: E402
 import grow  # noqa: E402
 import model  # noqa: E402
 import natural  # noqa: E402
@@ -68,8 +69,8 @@ def place(tmp_path_factory):
             info = tarfile.TarInfo(f"{name}.png")
             info.size = len(packed.getvalue())
             tar.addfile(info, io.BytesIO(packed.getvalue()))
-    configuration("generation-4.toml", SMALL, place / "model.toml")
-    configuration("natural-4.toml", NATURAL, place / "natural.toml")
+    configuration("generation-5.toml", SMALL, place / "model.toml")
+    configuration("natural-5.toml", NATURAL, place / "natural.toml")
     shapes = {"conv1": (8, 3, 3)}
     for layer in range(2, 10):
         shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
@@ -130,7 +131,7 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
 
 
 def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels_are_silent(monkeypatch):
-    old = model.load(ROOT / "onnx" / "models" / "sdl-4-float.pt")
+    old = model.load(ROOT / "onnx" / "models" / "sdl-5-float.pt")
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
     crops = data.Crops([photograph], 128, 4)
     monkeypatch.setattr(grow, "BATCHES", 8)
@@ -153,7 +154,7 @@ def test_a_grown_model_is_trained_on(place, trained, monkeypatch):
     grow.main()
     assert not model.load(place / "grown.pt").synthesis.stem.quantising
     sizes = torch.load(place / "grown.pt", weights_only=True)["config"]["model"]
-    wider = configuration("generation-4.toml", SMALL | {"model": sizes}, place / "wider.toml")
+    wider = configuration("generation-5.toml", SMALL | {"model": sizes}, place / "wider.toml")
     command(monkeypatch, train, config=wider, weights=place / "grown.pt", images=place, out=place / "wider", steps=2)
     assert model.load(place / "wider" / "weights.pt").channels == 12
 
@@ -199,18 +200,62 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     quant.set_quantising(small, False)
     assert torch.allclose(small(x, level)[0], before, atol=1e-5)
 
-    tuning = configuration("generation-4-synthesis.toml", SMALL, place / "synthesis.toml")
+    tuning = configuration("generation-5-synthesis.toml", SMALL, place / "synthesis.toml")
     moved = tuned(monkeypatch, synthesis, place, "tuned", 4, config=tuning, checkpoint=trained / "weights.pt", images=place)
-    assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
+    assert "log_ungain" in moved and len(moved) > 1
+    assert all(name == "log_ungain" or name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
 
 
 def test_only_the_entropy_model_is_tuned_and_it_saves_bits(place, trained, monkeypatch):
-    tuning = configuration("generation-4-entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
+    tuning = configuration("generation-5-entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
     moved = tuned(monkeypatch, entropy, place, "entropy", 60, config=tuning, checkpoint=trained / "weights.pt", images=place)
-    assert "context_channel" in moved and not any(name.startswith(("analysis", "synthesis", "log_")) for name in moved)
+    assert "context_channel" in moved and not any(name.startswith(("analysis", "synthesis", "log_", "hyper_a", "hyper_s", "context_mean")) for name in moved)
     x, level = torch.rand(2, 3, 192, 192), torch.tensor([0.5, 0.9])
     bits = lambda folder: sum(t.sum().item() for t in model.load(place / folder / "weights.pt")(x, level)[1:])
     assert bits("entropy") < bits("whole")
+
+
+def test_a_symbol_is_the_nearest_one_or_next_to_it_where_that_saves_more_bits_than_it_loses():
+    value, log_scale = torch.tensor([0.2, 0.52, -0.52, 0.95, 1.55, -7.6]), torch.tensor(-0.5)
+    assert model.rounded(value, log_scale, 0).tolist() == [0, 1, -1, 1, 2, -8]
+    assert model.rounded(value, log_scale, 0.06).tolist() == [0, 0, 0, 1, 1, -8], "none costs more than 30 bits here"
+    # Where all symbols cost about the same the nearest one remains.
+    assert model.rounded(value, torch.tensor(4.0), 0.06).tolist() == [0, 1, -1, 1, 2, -8]
+
+
+def test_the_integers_may_be_those_that_an_encoder_takes(trained):
+    small = model.load(trained / "weights.pt")
+    small.log_gain.add_(2.5)
+    small.scale_bias.add_(2.0)
+    integers, bits = tables.Integers(small), tables.gaussian_bits()
+    y, z, mean = tables.analyse(small, integers, torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(8)), 60)
+    nearest, weighed = (integers.code(y, z, mean, 60, given)[0] for given in (None, bits))
+    assert 0 < np.abs(weighed).sum() < np.abs(nearest).sum() and np.abs(weighed - nearest).max() == 1
+
+
+def test_weights_that_make_up_for_each_other_lose_less_than_those_rounded_alone():
+    whole = model.load(ROOT / "onnx" / "models" / "sdl-5-float.pt")
+    photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
+    crops = data.Crops([photograph], 128, 4)
+    x, level = crops.batch(8), torch.linspace(0, 1, 8)
+    with torch.no_grad():
+        y = whole.analysis(x)
+        latent = whole.code(y, level)[0]
+        wanted = whole.synthesis(latent)
+        quant.set_watching(whole, True)
+        whole(x, level)
+        quant.set_watching(whole, False)
+        quant.freeze(whole)
+        quant.set_quantising(whole, True)
+        lost = lambda: ((whole.analysis(x) - y).square().mean().item(), (whole.synthesis(latent) - wanted).square().mean().item())
+        alone = lost()
+    gptq.compensate(whole, [crops.batch(8) for _ in range(3)], 0.35)
+    together = lost()
+    assert together[0] < 0.8 * alone[0] and together[1] < 0.8 * alone[1]
+    # They are integers of their scales now, no more than fit.
+    for conv in (m for m in whole.modules() if isinstance(m, quant.Conv)):
+        integers = conv.weight / conv.weight_scale().view(-1, 1, 1, 1)
+        assert torch.equal(integers, integers.round()) and (conv.wide or integers.abs().max() <= quant.WEIGHT_MAX)
 
 
 def test_the_integers_are_those_of_the_model_with_its_contexts_rounded(trained):
