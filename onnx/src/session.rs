@@ -56,6 +56,14 @@ impl Graph for Shared {
             }),
         }
     }
+
+    fn gradient(
+        &self,
+        input: &TensorView<'_>,
+        loss: &mut dyn FnMut(&Tensor) -> Vec<f32>,
+    ) -> Option<Result<Vec<f32>, Error>> {
+        self.0.get()?.graph.gradient(input, loss)
+    }
 }
 
 pub(crate) fn graph(bundle: &Bundle, role: &str, options: &RunOptions) -> Result<Arc<dyn Graph>, Error> {

@@ -10,6 +10,7 @@ use super::denoise::{self, Denoise, Denoising};
 use super::model::Model;
 use super::plan::TilePlan;
 use super::progress::{Progress, Stage, tell};
+use super::refine::Refinement;
 use super::synthesis::Synthesis;
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
@@ -56,12 +57,17 @@ const DEFAULT_QUALITY: u8 = 50;
 const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
+/// From this effort on, the latents of a bit-exact bundle are refined: steps for each effort from here.
+const REFINING_EFFORT: u8 = 6;
+const REFINING_STEPS: [usize; 4] = [3, 6, 12, 24];
 /// From this effort on, the encoder decodes candidates to find how to denoise.
 const SEARCHING_EFFORT: u8 = 8;
 /// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
 const SCALAR_STRENGTH: f32 = 0.1;
 /// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-5.md).
 pub(crate) const STRENGTH: f32 = 0.045;
+/// So many times as much where latents are refined (docs/results/refinement.md).
+const REFINED: f32 = 1.8;
 
 /// How to encode.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +76,8 @@ pub struct EncodeOptions {
     /// Quality or size.
     pub rate: Rate,
     /// 1 (fastest) to 9: how hard to look for fewer bits. Below 3 latents are rounded to the nearest symbol; from there on
-    /// rounding is rate-distortion optimised.
+    /// rounding is rate-distortion optimised. From 6 on latents of the built-in model are refined by the gradient of the
+    /// distortion, in 3, 6, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures are not.
     pub effort: u8,
     /// Threads; 0 is as many as there are processors.
     pub threads: usize,
@@ -204,6 +211,11 @@ impl EncodeOptions {
     /// Weight of a bit in rounding.
     fn strength(&self) -> f32 {
         if self.effort < OPTIMISING_EFFORT { 0.0 } else { STRENGTH }
+    }
+
+    /// How often a latent is refined.
+    fn refining_steps(&self) -> usize {
+        self.effort.checked_sub(REFINING_EFFORT).map_or(0, |at| REFINING_STEPS[usize::from(at)])
     }
 }
 
@@ -466,6 +478,10 @@ impl<'a> Encoder<'a> {
         if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
+        let refined = match (self.model.tables(), &self.hyper, before) {
+            (Some(tables), Some(hyper), None) => self.refined(tables, hyper, point)?,
+            _ => None,
+        };
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
             let grid = rect.grid();
             match (coder, self.model.tables(), &self.hyper, before) {
@@ -475,7 +491,13 @@ impl<'a> Encoder<'a> {
                     Ok((payload, state, 0.0))
                 }
                 (Coder::Trained, Some(tables), Some(hyper), None) => {
-                    let (payload, state) = trained_tile(tables, hyper, grid, latent, point)?;
+                    let (payload, state) = match &refined {
+                        Some((targets, point)) => trained_tile(tables, grid, &targets[tile], *point)?,
+                        None => {
+                            let target = hyper.target(tables, point.quality, grid, latent)?;
+                            trained_tile(tables, grid, &target, point)?
+                        }
+                    };
                     Ok((payload, state, 0.0))
                 }
                 (Coder::Scalar(quantiser), _, _, None) => {
@@ -509,6 +531,37 @@ impl<'a> Encoder<'a> {
             strength: point.strength,
         };
         Ok(Coded { encoded, tiles })
+    }
+
+    /// What the tiles are rounded from, and how, if they are refined.
+    fn refined(
+        &self,
+        tables: &Tables,
+        hyper: &Hyper,
+        point: Point,
+    ) -> Result<Option<(Vec<Target>, Point)>, Error> {
+        let steps = self.options.refining_steps();
+        if steps == 0 || !self.model.bundle().manifest().pixels.exact {
+            return Ok(None);
+        }
+        let mut targets = parallel::map(&self.tiles, self.tiles_at_once, |_, (rect, latent)| {
+            hyper.target(tables, point.quality, rect.grid(), latent)
+        })?;
+        let tiles: Vec<Rect> = self.tiles.iter().map(|(rect, _)| *rect).collect();
+        let point = Point { strength: REFINED * point.strength, ..point };
+        let refinement = Refinement {
+            model: self.model,
+            tables,
+            picture: self.picture,
+            grid: self.grid,
+            tiles: &tiles,
+            at_once: self.tiles_at_once,
+            progress: &self.options.progress,
+        };
+        let is_refined = refinement.refine(point.quality, steps, &mut targets, |grid, target| {
+            Ok(trained_tile(tables, grid, target, point)?.1.latent)
+        })?;
+        Ok(is_refined.then_some((targets, point)))
     }
 
     /// How the latent is coded at a quality.
@@ -674,6 +727,15 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
+/// What the symbols of a tile come from.
+pub(crate) struct Target {
+    /// The latent in symbol units, (C, H, W) on the padded grid.
+    pub scaled: Vec<f32>,
+    /// The hyper-latent, and the means that come of it.
+    hyper: Vec<i8>,
+    mean: Elements<f32>,
+}
+
 /// The graphs around the hyper-latent.
 pub(crate) struct Hyper {
     analysis: Arc<dyn Graph>,
@@ -689,6 +751,14 @@ impl Hyper {
             scaled.extend(plane.iter().map(|v| v * gain));
         }
         scaled
+    }
+
+    /// What the symbols of a tile come from.
+    pub fn target(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Result<Target, Error> {
+        let scaled = self.scale(tables, level, grid, latent);
+        let hyper = self.analyse(tables, grid, &scaled)?;
+        let mean = hyper_mean(self.synthesis.as_ref(), &hyper, tables, grid)?;
+        Ok(Target { scaled, hyper, mean })
     }
 
     /// The hyper-latent of a scaled latent.
@@ -710,19 +780,15 @@ pub(crate) fn payload(latent: &[i16], encoder: RangeEncoder) -> Vec<u8> {
 
 fn trained_tile(
     tables: &Tables,
-    hyper: &Hyper,
     grid: Grid,
-    latent: &[f32],
+    target: &Target,
     point: Point,
 ) -> Result<(Vec<u8>, TileState), Error> {
     let padded = grid.padded();
-    let scaled = hyper.scale(tables, point.quality, grid, latent);
-    let z = hyper.analyse(tables, grid, &scaled)?;
-    let mean = hyper_mean(hyper.synthesis.as_ref(), &z, tables, grid)?;
-
+    let Target { scaled, hyper, mean } = target;
     let mut encoder = RangeEncoder::new();
-    tables.encode_hyper(point.quality, &z, grid, &mut encoder)?;
-    let coded = tables.walk(point.quality, &z, &mean, grid, |table, at, mean| {
+    tables.encode_hyper(point.quality, hyper, grid, &mut encoder)?;
+    let coded = tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
         let (c, position) = (at / grid.area(), at % grid.area());
         let (y, x) = (position / grid.width, position % grid.width);
         let value = scaled[c * padded.area() + y * padded.width + x] - mean as f32 / 16.0;
@@ -730,7 +796,7 @@ fn trained_tile(
         encoder.encode_symbol(table, symbol)?;
         Ok(symbol)
     })?;
-    Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
+    Ok((payload(&coded, encoder), TileState { latent: coded, hyper: hyper.clone() }))
 }
 
 /// The payload of a latent chunk, and the squared error of what it stands for.

@@ -1,7 +1,7 @@
 //! Picture to file and back: graphs, tiles, rate control.
 //!
 //! The stages, one module each: [`tiles`] (what is worked on at a time), [`analysis`] and [`synthesis`] (the graphs),
-//! [`plan`] and [`blend`] (models that show where they are cut), [`denoise`], [`encode`] and [`decode`] (the order of it all),
+//! [`plan`] and [`blend`] (models that show where they are cut), [`denoise`], [`refine`] by the [`distortion`], [`encode`] and [`decode`] (the order of it all),
 //! [`delta`] (one picture after the other), [`rate`] (how to hit a size).
 
 mod alpha;
@@ -10,6 +10,7 @@ mod blend;
 mod decode;
 mod delta;
 mod denoise;
+mod distortion;
 mod encode;
 mod metadata;
 mod model;
@@ -17,6 +18,7 @@ mod parallel;
 mod plan;
 mod progress;
 mod rate;
+mod refine;
 mod synthesis;
 mod tiles;
 

@@ -11,6 +11,8 @@ use crate::Error;
 pub enum Stage {
     /// Pixels to latent.
     Analysis,
+    /// One step of an encoder that refines the latent.
+    Refinement,
     /// One prediction of the denoiser.
     Denoising,
     /// Latent to pixels.
@@ -25,6 +27,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Analysis => "analysis",
+            Stage::Refinement => "refinement",
             Stage::Denoising => "denoising",
             Stage::Synthesis => "synthesis",
             Stage::Search => "search",

@@ -152,7 +152,7 @@ pub(super) fn run(
 }
 
 /// The window of a latent, (C, H, W).
-fn part<T: Copy>(latent: &[T], grid: Grid, window: Rect) -> Cow<'_, [T]> {
+pub(super) fn part<T: Copy>(latent: &[T], grid: Grid, window: Rect) -> Cow<'_, [T]> {
     if (window.height, window.width) == (grid.height, grid.width) {
         return Cow::Borrowed(latent);
     }
@@ -221,7 +221,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    fn of(packing: Option<usize>, (rows, columns): (usize, usize)) -> Self {
+    pub fn of(packing: Option<usize>, (rows, columns): (usize, usize)) -> Self {
         packing.map_or(Layout::Planes { rows, columns }, |p| Layout::Blocks { p, rows, columns })
     }
 
@@ -251,6 +251,23 @@ impl Layout {
                 let side = 3 * p;
                 let from = samples[y / p * columns * side..].chunks_exact(side).skip(y % p).step_by(p);
                 line.chunks_exact_mut(side).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
+            }
+        }
+    }
+
+    /// Makes interleaved RGB row `y` of the samples.
+    pub fn set_row<T: Copy>(&self, samples: &mut [T], y: usize, line: &[T]) {
+        match *self {
+            Layout::Planes { rows, columns } => {
+                for c in 0..3 {
+                    let to = &mut samples[(c * rows + y) * columns..][..columns];
+                    to.iter_mut().zip(line[c..].iter().step_by(3)).for_each(|(to, &from)| *to = from);
+                }
+            }
+            Layout::Blocks { p, columns, .. } => {
+                let side = 3 * p;
+                let to = samples[y / p * columns * side..].chunks_exact_mut(side).skip(y % p).step_by(p);
+                to.zip(line.chunks_exact(side)).for_each(|(to, from)| to.copy_from_slice(from));
             }
         }
     }

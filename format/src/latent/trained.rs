@@ -153,6 +153,11 @@ impl Tables {
         self.ungain[self.row(level) * self.channels + channel]
     }
 
+    /// The integers of the latent that a symbol is; at least 1/128.
+    pub fn symbol_size(&self, level: u8, channel: usize) -> f32 {
+        f32::from(self.ungain(level, channel).max(1)) * 2f32.powi(MEAN_BITS as i32 - UNGAIN_BITS as i32)
+    }
+
     fn row(&self, level: u8) -> usize {
         usize::from(level).min(self.levels - 1)
     }

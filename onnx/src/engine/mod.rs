@@ -55,6 +55,21 @@ pub trait Graph: Send + Sync + fmt::Debug {
     /// Every input must be given once. Integers of 32 and 64 bits are converted to what the graph declares, those of 16 bits to
     /// floating point.
     fn run(&self, inputs: &[(&str, TensorView<'_>)], outputs: &[&str]) -> Result<Vec<Tensor>, Error>;
+
+    /// Runs the graph, which has one input and one output, on `input`, and goes back through it: the gradient of a loss by the
+    /// input, which lies as that does.
+    ///
+    /// `loss` gets the output and returns its gradient by it, which has as many values as the output. Rounding counts as if it were
+    /// not there (straight-through), and values that are clipped have no gradient. `None` where the engine cannot do it: the exact
+    /// engine can for decoders (see [`exact_engine`]), the others cannot.
+    fn gradient(
+        &self,
+        input: &TensorView<'_>,
+        loss: &mut dyn FnMut(&Tensor) -> Vec<f32>,
+    ) -> Option<Result<Vec<f32>, Error>> {
+        let _ = (input, loss);
+        None
+    }
 }
 
 /// Something that can run graphs.

@@ -14,7 +14,9 @@ use crate::failure::{Code, Failure};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum Kind {
     Sdl,
-    /// The same bytes, and the model's `natural` decoder.
+    /// As small as it can be, with an effort of 9.
+    SdlSlow,
+    /// The same bytes as `sdl`, and the model's `natural` decoder.
     SdlNatural,
     Jpeg,
     Webp,
@@ -27,6 +29,7 @@ impl Kind {
     pub fn id(self) -> &'static str {
         match self {
             Kind::Sdl => "sdl",
+            Kind::SdlSlow => "sdl-slow",
             Kind::SdlNatural => "sdl-natural",
             Kind::Jpeg => "jpeg",
             Kind::Webp => "webp",
@@ -41,14 +44,14 @@ impl Kind {
             Kind::Jpeg => Some("image/jpeg"),
             Kind::Webp => Some("image/webp"),
             Kind::Avif => Some("image/avif"),
-            Kind::Sdl | Kind::SdlNatural | Kind::Jxl => None,
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => None,
         }
     }
 
     /// The programs: encoder and decoder.
     pub fn programs(self) -> [&'static str; 2] {
         match self {
-            Kind::Sdl | Kind::SdlNatural => ["sdl", "sdl"],
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => ["sdl", "sdl"],
             Kind::Jpeg => ["cjpeg", "djpeg"],
             Kind::Webp => ["cwebp", "dwebp"],
             Kind::Avif => ["avifenc", "avifdec"],
@@ -89,7 +92,7 @@ impl Codec {
     pub fn find(kind: Kind) -> Option<Self> {
         let [encoder, decoder] = kind.programs();
         let question = match kind {
-            Kind::Sdl | Kind::SdlNatural => return None,
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => return None,
             Kind::Jpeg | Kind::Webp => "-version",
             Kind::Avif | Kind::Jxl => "--version",
         };
@@ -101,7 +104,7 @@ impl Codec {
             Kind::Jpeg => ("libjpeg-turbo", "4:2:0, progressive, optimised"),
             Kind::Webp => ("WebP", "-m 6"),
             Kind::Avif => ("AVIF", ""),
-            Kind::Sdl | Kind::SdlNatural | Kind::Jxl => ("JPEG XL", "-e 7"),
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => ("JPEG XL", "-e 7"),
         };
         let (name, options) = (name.to_owned(), options.to_owned());
         let version = version(kind, &words);
@@ -145,6 +148,7 @@ impl Codec {
         let label = model.bundle().manifest().label();
         let version = format!("{}, {label}, build {build}, {engine}", env!("CARGO_PKG_VERSION"));
         let (name, options) = match kind {
+            Kind::SdlSlow => ("SDL -e 9", "effort 9"),
             Kind::SdlNatural => ("SDL natural", "effort 5, --decoder natural"),
             _ => ("SDL", "effort 5"),
         };
@@ -163,7 +167,7 @@ impl Codec {
     pub fn scale(&self) -> Vec<f64> {
         let whole = |range: std::ops::RangeInclusive<u32>| range.map(f64::from).collect::<Vec<_>>();
         match self.kind {
-            Kind::Sdl | Kind::SdlNatural | Kind::Webp => whole(0..=100),
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Webp => whole(0..=100),
             Kind::Jpeg => whole(1..=100),
             Kind::Avif if self.avif_quantizer => whole(0..=63).into_iter().rev().collect(),
             Kind::Avif => whole(0..=99),
@@ -176,7 +180,7 @@ impl Codec {
     /// codec goes.
     pub fn ladder(&self, points: usize) -> Vec<f64> {
         let all: &[f64] = match self.kind {
-            Kind::Sdl | Kind::SdlNatural => {
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => {
                 &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]
             }
             Kind::Jpeg => &[3.0, 5.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 42.0, 54.0, 66.0],
@@ -207,9 +211,13 @@ impl Codec {
     fn encode_line(&self, source: &Source, setting: f64, file: &Path) -> Line {
         let program = self.program(0);
         match self.kind {
-            Kind::Sdl | Kind::SdlNatural => program
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => program
                 .words(&format!("encode --quiet -j 1 -q {setting} {}", self.engine_options()))
-                .words(if self.kind == Kind::Sdl { "" } else { "--decoder natural" })
+                .words(match self.kind {
+                    Kind::SdlSlow => "-e 9",
+                    Kind::SdlNatural => "--decoder natural",
+                    _ => "",
+                })
                 .path(&source.ppm)
                 .words("-o")
                 .path(file),
@@ -240,7 +248,7 @@ impl Codec {
     pub fn decode(&self, file: &Path, picture: &Path) -> Result<Cost, Failure> {
         let program = self.program(1);
         match self.kind {
-            Kind::Sdl | Kind::SdlNatural => program
+            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => program
                 .words(&format!("decode --quiet -j 1 {}", self.engine_options()))
                 .path(file)
                 .words("-o")
@@ -302,7 +310,7 @@ fn version(kind: Kind, words: &str) -> String {
             let own = words.trim_start_matches("Version: ").split(' ').next().unwrap_or(words);
             format!("libavif {own}, libaom {}", aom.unwrap_or("of an unknown version").trim_end_matches(')'))
         }
-        Kind::Sdl | Kind::SdlNatural | Kind::Jxl => words.replace("cjxl", "libjxl"),
+        Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => words.replace("cjxl", "libjxl"),
     }
 }
 

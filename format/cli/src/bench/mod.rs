@@ -52,7 +52,12 @@ pub(crate) struct Bench {
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// Codecs to measure; the first one is compared with the others
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "sdl,jpeg,webp,avif,jxl")]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "sdl-slow,sdl,jpeg,webp,avif,jxl"
+    )]
     codecs: Vec<Kind>,
     /// Points of every curve
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(2..=11))]
@@ -177,7 +182,7 @@ impl Bench {
                 continue;
             }
             let codec = match kind {
-                Kind::Sdl | Kind::SdlNatural => {
+                Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => {
                     Some(Codec::sdl(*kind, &self.engine.settings(), self.engine.words())?)
                 }
                 other => Codec::find(*other),

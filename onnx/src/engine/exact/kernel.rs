@@ -77,6 +77,21 @@ impl Matrix {
         };
         Some(Matrix { inputs, outputs, digits: weights.iter().map(packed).collect() })
     }
+
+    /// The weights (N, K), each the sum of its digits.
+    pub fn weights(&self) -> Vec<f32> {
+        let mut weights = vec![0.0; self.inputs * self.outputs];
+        for digit in &self.digits {
+            for (k, column) in digit.chunks_exact(4 * self.outputs).enumerate() {
+                for (n, four) in column.chunks_exact(4).enumerate() {
+                    let to = &mut weights[n * self.inputs + 4 * k..][..4];
+                    let digit = (1 << DIGIT_BITS) as f32;
+                    to.iter_mut().zip(four).for_each(|(to, &w)| *to = *to * digit + f32::from(w));
+                }
+            }
+        }
+        weights
+    }
 }
 
 /// Columns of a product that are taken at a time: the first one, and how many vectors. As even as can be: three and three rather

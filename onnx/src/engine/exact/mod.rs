@@ -1,9 +1,10 @@
 //! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 5.5, without a runtime.
 //!
 //! `graph` reads such a graph once and makes of it a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
-//! and `lines` what only moves bytes. The form fixes every bit, so that this engine may be asked instead of any other one; what is
+//! `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
 //! not wholly of it is left to the others.
 
+mod gradient;
 mod graph;
 mod kernel;
 mod lines;
@@ -69,12 +70,37 @@ impl Graph for ExactGraph {
 
     fn run(&self, inputs: &[(&str, TensorView<'_>)], outputs: &[&str]) -> Result<Vec<Tensor>, Error> {
         self.signature.check(inputs, outputs)?;
-        let failed = |reason: &str| Error::Run {
-            graph: self.signature.graph.clone(),
-            engine: NAME.to_owned(),
-            reason: reason.to_owned(),
+        let [(_, input)] = inputs else { return Err(self.failed("it has one input")) };
+        let (planes, size) = self.planes(input)?;
+        let output = self.program.run(self.isa, planes, size)?;
+        // There is one output, and whoever asks twice gets it twice.
+        Ok(vec![output; outputs.len()])
+    }
+
+    fn gradient(
+        &self,
+        input: &TensorView<'_>,
+        loss: &mut dyn FnMut(&Tensor) -> Vec<f32>,
+    ) -> Option<Result<Vec<f32>, Error>> {
+        let gradient = || {
+            let [info] = &self.signature.inputs[..] else { return Err(self.failed("it has one input")) };
+            let outputs = self.signature.outputs.iter().map(|output| output.name.as_str());
+            self.signature.check(&[(&info.name, *input)], &outputs.collect::<Vec<_>>())?;
+            let (planes, size) = self.planes(input)?;
+            self.program.gradient(self.isa, planes, size, loss)
         };
-        let [(_, input)] = inputs else { return Err(failed("it has one input")) };
+        self.program.is_differentiable().then(gradient)
+    }
+}
+
+impl ExactGraph {
+    fn failed(&self, reason: &str) -> Error {
+        Error::Run { graph: self.signature.graph.clone(), engine: NAME.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// What lies in the input, and its height and width.
+    fn planes<'a>(&self, input: &TensorView<'a>) -> Result<(Planes<'a>, (usize, usize)), Error> {
+        let failed = |reason: &str| self.failed(reason);
         let &[1, _, height, width] = input.shape() else { return Err(failed("its input is one picture")) };
         let planes = match input.data() {
             ViewData::F32(values) => Planes::Values(values),
@@ -90,9 +116,7 @@ impl Graph for ExactGraph {
                 "its input is {height}x{width}, and both must be multiples of {stride}"
             )));
         }
-        let output = self.program.run(self.isa, planes, (height, width))?;
-        // There is one output, and whoever asks twice gets it twice.
-        Ok(vec![output; outputs.len()])
+        Ok((planes, (height, width)))
     }
 }
 

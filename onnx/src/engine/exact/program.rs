@@ -189,15 +189,21 @@ impl Planes<'_> {
 
 impl Program {
     /// Runs it on `planes`, (C, H, W), both multiples of its stride.
-    pub fn run(
+    pub fn run(&self, isa: Isa, planes: Planes<'_>, size: (usize, usize)) -> Result<Tensor, Error> {
+        self.execute(isa, planes, size, &mut Registers::default())
+    }
+
+    /// Runs it; `registers` may keep what steps leave.
+    pub fn execute(
         &self,
         isa: Isa,
         planes: Planes<'_>,
         (height, width): (usize, usize),
+        registers: &mut Registers,
     ) -> Result<Tensor, Error> {
         let (height, width) = (height / self.stride, width / self.stride);
         let size = |place: Place| height * width * place.factor * place.factor * place.channels;
-        let mut registers = Registers::default();
+        let keeps = registers.keeps;
         let mut rest = &self.steps[..];
         while let Some((step, later)) = rest.split_first() {
             rest = later;
@@ -248,15 +254,15 @@ impl Program {
                     registers.fill(to, Memory::Wide(out));
                 }
                 Step::Pointwise { of, .. } => {
-                    let chain = self.chain(self.steps.len() - rest.len() - 1);
+                    let chain = self.chain(self.steps.len() - rest.len() - 1, keeps);
                     rest = &rest[chain.len() - 1..];
                     let to = chain[chain.len() - 1].writes();
                     if let Some((spatial, later)) = rest.split_first()
                         && spatial.unfolds(to)
                         && !is_read(to.register, later)
+                        && !keeps
                     {
-                        let used =
-                            self.spatial(isa, (height, width), &mut registers, (chain, of), spatial, later);
+                        let used = self.spatial(isa, (height, width), registers, (chain, of), spatial, later);
                         rest = &later[used..];
                     } else {
                         let mut out = registers.new_bytes(size(to));
@@ -265,7 +271,7 @@ impl Program {
                     }
                 }
                 Step::Depthwise { of, .. } => {
-                    let used = self.spatial(isa, (height, width), &mut registers, (&[], of), step, later);
+                    let used = self.spatial(isa, (height, width), registers, (&[], of), step, later);
                     rest = &later[used..];
                 }
                 Step::Quantise { of, scale, to } => {
@@ -296,16 +302,18 @@ impl Program {
                     registers.fill(to, Memory::Bytes(out));
                 }
             }
-            for register in step.reads().into_iter().flatten().filter(|register| !is_read(*register, rest)) {
-                registers.release(register);
+            if !keeps {
+                let read = step.reads().into_iter().flatten();
+                read.filter(|register| !is_read(*register, rest)).for_each(|it| registers.release(it));
             }
         }
         let sides = |place: Place| (height * place.factor, width * place.factor);
         match self.output {
             Output::Bytes(place) => {
                 let (height, width) = sides(place);
-                let bytes = match registers.filled.remove(&place.register) {
-                    Some(Memory::Bytes(bytes)) => bytes,
+                let bytes = match registers.filled.get_mut(&place.register) {
+                    Some(Memory::Bytes(bytes)) if keeps => bytes.clone(),
+                    Some(Memory::Bytes(bytes)) => std::mem::take(bytes),
                     _ => Vec::new(),
                 };
                 Tensor::u8([1, height, width, place.channels], bytes)
@@ -332,7 +340,7 @@ impl Program {
         let Step::Depthwise { of, unfolding, weights, border, requantiser, to } = step else { return 0 };
         let (row, column) = (width * to.factor, height * to.factor);
         let unfolding = unfolding.unwrap_or(Unfolding { block: 1, apart: false });
-        let chain = self.chain(self.steps.len() - later.len() - 1);
+        let chain = self.chain(self.steps.len() - later.len() - 1, registers.keeps);
         let last = chain[chain.len() - 1].writes();
         let mut out = registers.new_bytes(column * row * last.channels);
         let band = (TOGETHER / row).max(1);
@@ -367,10 +375,12 @@ impl Program {
         chain.len() - 1
     }
 
-    /// The step `first` and the pointwise ones behind it that alone read what the one before them writes.
-    fn chain(&self, first: usize) -> &[Step] {
+    /// The step `first` and the pointwise ones behind it that alone read what the one before them writes; `first` by itself if
+    /// everything is kept.
+    fn chain(&self, first: usize, keeps: bool) -> &[Step] {
         let mut end = first + 1;
-        while let Some(Step::Pointwise { of, .. }) = self.steps.get(end)
+        while !keeps
+            && let Some(Step::Pointwise { of, .. }) = self.steps.get(end)
             && *of == self.steps[end - 1].writes()
             && !is_read(of.register, &self.steps[end + 1..])
         {
@@ -388,13 +398,20 @@ enum Memory {
 
 /// What steps have left, and memory for the next ones: a picture's worth of fresh memory costs more than a product.
 #[derive(Default)]
-struct Registers {
+pub(super) struct Registers {
     filled: HashMap<usize, Memory>,
     free: Vec<Memory>,
+    /// All that steps leave stays, and so every step runs by itself.
+    keeps: bool,
 }
 
 impl Registers {
-    fn bytes(&self, place: &Place) -> &[u8] {
+    /// They keep what all steps leave, but for what [`Step::Add`] and [`Step::Round`] take over.
+    pub fn keeping() -> Self {
+        Registers { keeps: true, ..Registers::default() }
+    }
+
+    pub fn bytes(&self, place: &Place) -> &[u8] {
         match self.filled.get(&place.register) {
             Some(Memory::Bytes(bytes)) => bytes,
             _ => &[],

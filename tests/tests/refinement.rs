@@ -1,0 +1,133 @@
+//! Latents that are refined, from effort 6 on: better pictures for the same bytes, in files like all others.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use image_sdl::onnx::{Backend, RunOptions, exact_engine};
+use image_sdl::{
+    Colour, EncodeOptions, Error, Picture, Progress, SequenceDecoder, SequenceEncoder, Stage, decode,
+    encode_with,
+};
+use sdl_tests::{
+    backends, built_in, checkerboard, gradient, grey, options, photograph, psnr, scene, static_camera,
+};
+
+fn encode(picture: &Picture, options: EncodeOptions) -> Vec<u8> {
+    encode_with(&built_in(Backend::Auto), picture, &options.with_threads(1)).unwrap().bytes
+}
+
+fn at(quality: u8, effort: u8) -> EncodeOptions {
+    EncodeOptions::default().with_quality(quality).with_effort(effort)
+}
+
+fn has_gradients() -> bool {
+    let has = exact_engine(&RunOptions::default()).is_some();
+    if !has {
+        println!("SKIPPED: the exact engine does not run here, and nothing is refined");
+    }
+    has
+}
+
+#[test]
+fn refined_pictures_are_nearer_for_the_same_bytes_and_more_effort_brings_more() {
+    if !has_gradients() {
+        return;
+    }
+    let picture = photograph(0, 0, 360, 240);
+    let near =
+        |file: &[u8]| psnr(decode(file, &options(Backend::Auto, 1)).unwrap().pixels(), picture.pixels());
+    for quality in [20, 50, 80] {
+        let mut gains = Vec::new();
+        for effort in [6, 7, 8, 9] {
+            let refined = encode(&picture, at(quality, effort));
+            let size = EncodeOptions::default().with_target_size(refined.len() as u64 + 8);
+            let plain = encode(&picture, size);
+            gains.push(near(&refined) - near(&plain));
+        }
+        println!("quality {quality}: {gains:.2?} dB");
+        assert!(gains[0] > 0.0 && gains[3] > gains[0] && gains[3] > 0.1, "quality {quality}: {gains:?}");
+    }
+}
+
+#[test]
+fn every_kind_of_picture_can_be_refined() {
+    let flat = Picture::new(40, 30, Colour::Rgb, vec![90; 40 * 30 * 3]).unwrap();
+    let noise = checkerboard(64, 48);
+    for picture in [gradient(1, 1), scene(5, 7), scene(17, 33), grey(&scene(90, 50)), flat, noise] {
+        for quality in [0, 100] {
+            let file = encode(&picture, at(quality, 9));
+            let decoded = decode(&file, &options(Backend::Auto, 1)).unwrap();
+            let plain = decode(&encode(&picture, at(quality, 5)), &options(Backend::Auto, 1)).unwrap();
+            let [refined, plain] = [decoded, plain].map(|decoded| psnr(decoded.pixels(), picture.pixels()));
+            let size = (picture.width(), picture.height());
+            assert!(refined > plain - 0.5, "{size:?} at {quality}: {refined:.2} dB, not refined {plain:.2}");
+        }
+    }
+}
+
+#[test]
+fn the_file_does_not_depend_on_the_number_of_threads() {
+    // Several tiles and several windows of the synthesis, in both directions.
+    for picture in [scene(40, 1300), scene(2200, 24)] {
+        let model = built_in(Backend::Auto);
+        let [one, three] = [1, 3]
+            .map(|threads| encode_with(&model, &picture, &at(30, 6).with_threads(threads)).unwrap().bytes);
+        assert!(one == three);
+        decode(&one, &options(Backend::Auto, 2)).unwrap();
+    }
+}
+
+#[test]
+fn an_engine_without_gradients_makes_the_file_of_a_smaller_effort() {
+    let picture = photograph(100, 40, 128, 96);
+    for backend in backends() {
+        let engine = RunOptions { backend, ..RunOptions::default() };
+        let model = built_in(backend);
+        let [plain, refined] =
+            [5, 9].map(|effort| encode_with(&model, &picture, &at(50, effort)).unwrap().bytes);
+        assert_eq!(plain == refined, exact_engine(&engine).is_none(), "{backend}");
+    }
+}
+
+#[test]
+fn a_target_is_kept_with_refinement() {
+    let picture = photograph(100, 40, 128, 96);
+    for size in [300, 900] {
+        let length =
+            encode(&picture, EncodeOptions::default().with_target_size(size).with_effort(6)).len() as u64;
+        assert!(length <= size && length as f64 > 0.9 * size as f64, "{length} bytes for {size}");
+    }
+}
+
+#[test]
+fn whoever_is_told_of_the_steps_can_stop_them() {
+    if !has_gradients() {
+        return;
+    }
+    let progress = Progress::new(|stage, done, of| {
+        assert!(stage != Stage::Refinement || of == 6);
+        !(stage == Stage::Refinement && done == 2)
+    });
+    let result = encode_with(&built_in(Backend::Auto), &gradient(40, 40), &at(50, 7).with_progress(progress));
+    assert!(matches!(result, Err(Error::Interrupted)));
+}
+
+#[test]
+fn pictures_after_a_refined_one_stay_small() {
+    let total = |effort| {
+        let mut encoder = SequenceEncoder::new(built_in(Backend::Auto)).unwrap();
+        let mut decoder = SequenceDecoder::new();
+        let (mut key, mut deltas, mut quality) = (0, 0, 0.0);
+        for frame in 0..4 {
+            let picture = static_camera(frame);
+            let file = encoder.encode(&picture, &at(50, effort)).unwrap();
+            let decoded = decoder.decode(&file.bytes[..], &options(Backend::Auto, 1)).unwrap();
+            *(if file.delta { &mut deltas } else { &mut key }) += file.bytes.len();
+            quality += psnr(decoded.pixels(), picture.pixels()) / 4.0;
+        }
+        println!("effort {effort}: {key} and {deltas} bytes, {quality:.2} dB");
+        (key, deltas, quality)
+    };
+    // Refined values are not what the analysis says of the next picture, and yet they count as unchanged.
+    let (plain, refined) = (total(5), total(9));
+    assert!(refined.1 < plain.1 * 3 / 2 && 5 * refined.1 < refined.0);
+    assert!(refined.2 > plain.2 - 0.01);
+}
