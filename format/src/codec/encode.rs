@@ -11,7 +11,7 @@ use super::model::Model;
 use super::plan::TilePlan;
 use super::progress::{Progress, Stage, tell};
 use super::refine::Refinement;
-use super::synthesis::Synthesis;
+use super::synthesis::{Synthesis, part};
 use super::tiles::{Rect, latent_grid, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
@@ -729,9 +729,9 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
 
 /// What the symbols of a tile come from.
 pub(crate) struct Target {
-    /// The latent in symbol units, (C, H, W) on the padded grid.
+    /// The latent in symbol units, (C, H, W).
     pub scaled: Vec<f32>,
-    /// The hyper-latent, and the means that come of it.
+    /// The hyper-latent, and the means that come of it, on the padded grid.
     hyper: Vec<i8>,
     mean: Elements<f32>,
 }
@@ -758,6 +758,10 @@ impl Hyper {
         let scaled = self.scale(tables, level, grid, latent);
         let hyper = self.analyse(tables, grid, &scaled)?;
         let mean = hyper_mean(self.synthesis.as_ref(), &hyper, tables, grid)?;
+        // The padding was for the hyper-latent alone.
+        let inside = Rect { y: 0, x: 0, height: grid.height, width: grid.width };
+        let scaled =
+            if grid == grid.padded() { scaled } else { part(&scaled, grid.padded(), inside).into_owned() };
         Ok(Target { scaled, hyper, mean })
     }
 
@@ -784,15 +788,11 @@ fn trained_tile(
     target: &Target,
     point: Point,
 ) -> Result<(Vec<u8>, TileState), Error> {
-    let padded = grid.padded();
     let Target { scaled, hyper, mean } = target;
     let mut encoder = RangeEncoder::new();
     tables.encode_hyper(point.quality, hyper, grid, &mut encoder)?;
     let coded = tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
-        let (c, position) = (at / grid.area(), at % grid.area());
-        let (y, x) = (position / grid.width, position % grid.width);
-        let value = scaled[c * padded.area() + y * padded.width + x] - mean as f32 / 16.0;
-        let symbol = quantise(value, table, point.strength);
+        let symbol = quantise(scaled[at] - mean as f32 / 16.0, table, point.strength);
         encoder.encode_symbol(table, symbol)?;
         Ok(symbol)
     })?;

@@ -46,7 +46,6 @@ impl Refinement<'_> {
         round: impl Fn(Grid, &Target) -> Result<Vec<i16>, Error> + Sync,
     ) -> Result<bool, Error> {
         let graph = self.model.graph(role::SYNTHESIS, 1)?;
-        let area = self.grid.area();
         let mut curvature = None;
         for step in 0..steps {
             tell(self.progress, Stage::Refinement, step, steps)?;
@@ -55,59 +54,42 @@ impl Refinement<'_> {
                 parallel::map(&pairs, self.at_once, |_, (rect, target)| round(rect.grid(), target))?;
             let parts = rounded.iter().map(Vec::as_slice);
             let latent = Latent::Exact(place(self.grid, self.tables.channels, self.tiles, parts));
-            let Some(mut gradient) = self.gradient(&*graph, &latent)? else { return Ok(false) };
-            // By symbols, which are integers of the latent many times.
-            let in_latent = |c: usize| self.tables.symbol_size(level, c);
-            for (c, plane) in gradient.chunks_exact_mut(area).enumerate() {
-                plane.iter_mut().for_each(|g| *g *= in_latent(c));
-            }
-            // What rounding has done to each, in symbols.
-            let each = |act: &mut dyn FnMut(&mut f32, f32, f32), targets: &mut [Target]| {
-                for ((rect, target), latent) in self.tiles.iter().zip(targets).zip(&rounded) {
-                    let padded = rect.grid().padded();
-                    for (c, plane) in target.scaled.chunks_exact_mut(padded.area()).enumerate() {
-                        let by = in_latent(c).recip();
-                        for y in 0..rect.height {
-                            let at = c * area + (rect.y + y) * self.grid.width + rect.x;
-                            let latent = &latent[(c * rect.height + y) * rect.width..][..rect.width];
-                            let values = plane[y * padded.width..][..rect.width].iter_mut().zip(latent);
-                            for ((value, latent), g) in values.zip(&gradient[at..]) {
-                                let error = f32::from(*latent) * by - *value;
-                                act(value, error, *g);
-                            }
+            let Some(gradient) = self.gradient(&*graph, &latent)? else { return Ok(false) };
+            let gradients: Vec<_> = self.tiles.iter().map(|rect| part(&gradient, self.grid, *rect)).collect();
+            // What each value is rounded from, what rounding has done to it, and the gradient by it, all in symbols.
+            let each = |targets: &mut [Target], act: &mut dyn FnMut(&mut f32, f32, f32)| {
+                for ((target, latent), gradient) in targets.iter_mut().zip(&rounded).zip(&gradients) {
+                    let area = latent.len() / self.tables.channels;
+                    let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area));
+                    for (c, (values, planes)) in target.scaled.chunks_exact_mut(area).zip(planes).enumerate()
+                    {
+                        let symbol = self.tables.symbol_size(level, c);
+                        for (value, (latent, slope)) in values.iter_mut().zip(planes.0.iter().zip(planes.1)) {
+                            let error = f32::from(*latent) / symbol - *value;
+                            act(value, error, slope * symbol);
                         }
                     }
                 }
             };
             // The gradient has a part that is of rounding itself: so many times the error. Whether that was worth its bits the
             // rounding has judged; the rest is what the analysis could not know.
-            let curvature = match curvature {
-                Some(curvature) => curvature,
-                None => {
-                    let (mut both, mut square) = (0.0, 0.0);
-                    each(
-                        &mut |_, error, g| {
-                            both += f64::from(error * g);
-                            square += f64::from(error * error);
-                        },
-                        targets,
-                    );
-                    *curvature.insert((both / square) as f32)
-                }
-            };
+            let curvature = *curvature.get_or_insert_with(|| {
+                let (mut both, mut square) = (0.0, 0.0);
+                each(targets, &mut |_, error, slope| {
+                    both += f64::from(error * slope);
+                    square += f64::from(error * error);
+                });
+                (both / square) as f32
+            });
             // As in a picture of one colour, which is decoded to its last level.
             if !(curvature.is_normal() && curvature > 0.0) {
                 break;
             }
             let [first, last] = RATES;
             let rate = first * (last / first).powf(step as f32 / steps.saturating_sub(1).max(1) as f32);
-            each(
-                &mut |value, error, g| {
-                    let rest = g / curvature - error;
-                    *value -= rate * rest.clamp(-FARTHEST, FARTHEST);
-                },
-                targets,
-            );
+            each(targets, &mut |value, error, slope| {
+                *value -= rate * (slope / curvature - error).clamp(-FARTHEST, FARTHEST);
+            });
         }
         Ok(true)
     }
