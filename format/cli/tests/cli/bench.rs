@@ -61,6 +61,24 @@ fn the_natural_decoder_is_a_codec_of_the_same_bytes() {
 }
 
 #[test]
+fn the_slow_encoder_is_a_codec_of_its_own() {
+    let place = Place::new();
+    place.picture("in/a.png", 200, 180);
+    let output = alone(&place, &[BENCH, &["sdl-slow,sdl"]].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("| SDL -e 9 | q0 |") && table.contains("| SDL | q0 |"), "{table}");
+    let rows: Vec<serde_json::Value> =
+        results(&place).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let best = |codec: &str| {
+        let of_codec = rows.iter().filter(|row| row["codec"] == codec && row["setting"] == 100.0);
+        of_codec.map(|row| row["scores"]["psnr"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    // Where there are no gradients, both are the same.
+    let is_refined = image_sdl::onnx::exact_engine(&image_sdl::onnx::RunOptions::default()).is_some();
+    assert_eq!(best("sdl-slow") > best("sdl"), is_refined, "{rows:?}");
+}
+
+#[test]
 fn rows_tell_bytes_costs_and_quality() {
     let place = Place::new();
     place.picture("in/a.png", 200, 180);
