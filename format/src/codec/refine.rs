@@ -106,9 +106,14 @@ impl Refinement<'_> {
             let integers = part(integers, self.grid, outer);
             let shape = [1, channels, outer.height, outer.width];
             let view = TensorView::i16(&shape, &integers)?;
+            let size = (outer.height * self.model.stride(), outer.width * self.model.stride());
+            let layout = Layout::of(self.model.bundle().manifest().pixels.packing, size);
+            // What is not as the manifest says has no loss, and the engine makes an error of that.
             let gradient = graph.gradient(&view, &mut |output| match output.as_u8() {
-                Ok(levels) => self.by_levels(levels, *window, outer),
-                Err(_) => Vec::new(),
+                Ok(levels) if output.shape() == layout.shape() => {
+                    self.by_levels(levels, &layout, *window, outer)
+                }
+                _ => Vec::new(),
             });
             Ok(match gradient {
                 Some(gradient) => Some((outer, gradient?)),
@@ -129,10 +134,9 @@ impl Refinement<'_> {
     }
 
     /// The gradient by what the synthesis graph returned for `outer`, of the pixels in `window`.
-    fn by_levels(&self, levels: &[u8], window: Rect, outer: Rect) -> Vec<f32> {
+    fn by_levels(&self, levels: &[u8], layout: &Layout, window: Rect, outer: Rect) -> Vec<f32> {
         let stride = self.model.stride();
         let size = (outer.height * stride, outer.width * stride);
-        let layout = Layout::of(self.model.bundle().manifest().pixels.packing, size);
         let (top, left) = (outer.y * stride, outer.x * stride);
         // What is outside of the picture nobody sees.
         let height = size.0.min(self.picture.height() as usize - top);

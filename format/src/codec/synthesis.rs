@@ -225,7 +225,7 @@ impl Layout {
         packing.map_or(Layout::Planes { rows, columns }, |p| Layout::Blocks { p, rows, columns })
     }
 
-    fn shape(&self) -> [usize; 4] {
+    pub fn shape(&self) -> [usize; 4] {
         match *self {
             Layout::Planes { rows, columns } => [1, 3, rows, columns],
             Layout::Blocks { p, rows, columns } => [1, rows / p, columns / p, p * p * 3],
