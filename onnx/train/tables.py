@@ -133,11 +133,14 @@ def scaled(model, integers, y, level):
     return y.numpy().astype(np.float64), z[0].numpy().astype(np.int64), mean
 
 
+def scale_of(index):
+    return math.exp(math.log(SCALE_MIN) + index * SCALE_STEP)
+
+
 def gaussian_mass(index):
     """Of the symbols from -HALF to HALF at a scale index."""
-    scale = math.exp(math.log(SCALE_MIN) + index * SCALE_STEP)
     edges = torch.arange(-HALF, HALF + 2, dtype=torch.float64) - 0.5
-    cdf = 0.5 * torch.erfc(-edges / (scale * math.sqrt(2)))
+    cdf = 0.5 * torch.erfc(-edges / (scale_of(index) * math.sqrt(2)))
     return (cdf[1:] - cdf[:-1]).numpy()
 
 
@@ -176,8 +179,7 @@ def fit(model, batches, levels_per_crop=3, seed=3):
     mass = masses(model, integers, crops[few:], bits_of(mass), levels_per_crop, random)
     tables = []
     for index in range(SCALE_LEVELS):
-        scale = math.exp(math.log(SCALE_MIN) + index * SCALE_STEP)
-        reach = max(1, min(HALF, math.ceil(4.2 * scale + 1)))
+        reach = max(1, min(HALF, math.ceil(4.2 * scale_of(index) + 1)))
         inside = mass[index, HALF - reach : HALF + reach + 1]
         rest = max(1 - inside.sum(), 2e-5)
         frequencies = np.maximum(1, np.floor(inside / (inside.sum() + rest) * 65536)).astype(np.int64)

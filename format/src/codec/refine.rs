@@ -5,14 +5,14 @@
 //! what the decoder will see. Yang, Bamler and Mandt 2020 ("Improving inference for neural image compression") optimise latents so;
 //! the rate is left to the rounding here, which weighs it anyway.
 
-use sdl_onnx::{Graph, TensorView, role};
+use sdl_onnx::{Graph, Tensor, TensorView, role};
 
 use super::distortion::Source;
 use super::encode::Target;
 use super::model::Model;
 use super::plan;
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{Latent, Layout, part, windows};
+use super::synthesis::{Layout, part, windows};
 use super::tiles::Rect;
 use super::{decode::place, parallel};
 use crate::latent::trained::{Grid, Tables};
@@ -49,11 +49,10 @@ impl Refinement<'_> {
         let mut curvature = None;
         for step in 0..steps {
             tell(self.progress, Stage::Refinement, step, steps)?;
-            let pairs: Vec<(Rect, &Target)> = self.tiles.iter().copied().zip(&*targets).collect();
             let rounded =
-                parallel::map(&pairs, self.at_once, |_, (rect, target)| round(rect.grid(), target))?;
+                parallel::map(targets, self.at_once, |tile, target| round(self.tiles[tile].grid(), target))?;
             let parts = rounded.iter().map(Vec::as_slice);
-            let latent = Latent::Exact(place(self.grid, self.tables.channels, self.tiles, parts));
+            let latent = place(self.grid, self.tables.channels, self.tiles, parts);
             let Some(gradient) = self.gradient(&*graph, &latent)? else { return Ok(false) };
             let gradients: Vec<_> = self.tiles.iter().map(|rect| part(&gradient, self.grid, *rect)).collect();
             // What each value is rounded from, what rounding has done to it, and the gradient by it, all in symbols.
@@ -95,26 +94,17 @@ impl Refinement<'_> {
     }
 
     /// The gradient of the distortion by each value of the latent, (C, H, W); `None` where the engine has none.
-    fn gradient(&self, graph: &dyn Graph, latent: &Latent) -> Result<Option<Vec<f32>>, Error> {
+    fn gradient(&self, graph: &dyn Graph, latent: &[i16]) -> Result<Option<Vec<f32>>, Error> {
         // The same windows for every number of threads, so that the file is the same.
         let windows = windows(self.model, self.grid, 1);
         let margin = plan::margin(self.model);
         let channels = self.tables.channels;
         let parts = parallel::map(&windows, self.at_once, |_, window| {
             let outer = window.grown(margin, self.grid);
-            let Latent::Exact(integers) = latent else { return Ok(None) };
-            let integers = part(integers, self.grid, outer);
+            let integers = part(latent, self.grid, outer);
             let shape = [1, channels, outer.height, outer.width];
             let view = TensorView::i16(&shape, &integers)?;
-            let size = (outer.height * self.model.stride(), outer.width * self.model.stride());
-            let layout = Layout::of(self.model.bundle().manifest().pixels.packing, size);
-            // What is not as the manifest says has no loss, and the engine makes an error of that.
-            let gradient = graph.gradient(&view, &mut |output| match output.as_u8() {
-                Ok(levels) if output.shape() == layout.shape() => {
-                    self.by_levels(levels, &layout, *window, outer)
-                }
-                _ => Vec::new(),
-            });
+            let gradient = graph.gradient(&view, &mut |output| self.by_output(output, *window, outer));
             Ok(match gradient {
                 Some(gradient) => Some((outer, gradient?)),
                 None => None,
@@ -133,10 +123,16 @@ impl Refinement<'_> {
         Ok(Some(whole))
     }
 
-    /// The gradient by what the synthesis graph returned for `outer`, of the pixels in `window`.
-    fn by_levels(&self, levels: &[u8], layout: &Layout, window: Rect, outer: Rect) -> Vec<f32> {
+    /// The gradient by what the synthesis graph returned for `outer`, of the pixels in `window`. What is not as the manifest says has
+    /// none, and the engine makes an error of that.
+    fn by_output(&self, output: &Tensor, window: Rect, outer: Rect) -> Vec<f32> {
         let stride = self.model.stride();
         let size = (outer.height * stride, outer.width * stride);
+        let layout = Layout::of(self.model.bundle().manifest().pixels.packing, size);
+        let Ok(levels) = output.as_u8() else { return Vec::new() };
+        if output.shape() != layout.shape() {
+            return Vec::new();
+        }
         let (top, left) = (outer.y * stride, outer.x * stride);
         // What is outside of the picture nobody sees.
         let height = size.0.min(self.picture.height() as usize - top);

@@ -16,6 +16,10 @@ fn results(place: &Place) -> String {
     String::from_utf8(place.read("out/results.jsonl")).unwrap()
 }
 
+fn rows(place: &Place) -> Vec<serde_json::Value> {
+    results(place).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn a_second_run_measures_only_what_is_missing() {
     let place = Place::new();
@@ -50,8 +54,7 @@ fn the_natural_decoder_is_a_codec_of_the_same_bytes() {
     let output = alone(&place, &[BENCH, &["sdl,sdl-natural"]].concat());
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| SDL natural | q0 |"), "{table}");
-    let rows: Vec<serde_json::Value> =
-        results(&place).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = rows(&place);
     let (fidelity, natural): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["codec"] == "sdl");
     assert_eq!((fidelity.len(), natural.len()), (3, 3));
     for (a, b) in fidelity.into_iter().zip(natural) {
@@ -67,8 +70,7 @@ fn the_slow_encoder_is_a_codec_of_its_own() {
     let output = alone(&place, &[BENCH, &["sdl-slow,sdl"]].concat());
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| SDL -e 9 | q0 |") && table.contains("| SDL | q0 |"), "{table}");
-    let rows: Vec<serde_json::Value> =
-        results(&place).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = rows(&place);
     let best = |codec: &str| {
         let of_codec = rows.iter().filter(|row| row["codec"] == codec && row["setting"] == 100.0);
         of_codec.map(|row| row["scores"]["psnr"].as_f64().unwrap()).fold(0.0, f64::max)
@@ -83,17 +85,16 @@ fn rows_tell_bytes_costs_and_quality() {
     let place = Place::new();
     place.picture("in/a.png", 200, 180);
     alone(&place, &[BENCH, &["sdl"]].concat());
-    for line in results(&place).lines() {
-        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+    for row in rows(&place) {
         let file = place.read(&format!("out/{}", row["file"].as_str().unwrap()));
         assert_eq!(row["bytes"], file.len());
         for metric in ["psnr", "ms_ssim", "ssimulacra2", "butteraugli"] {
-            assert!(row["scores"][metric].is_f64(), "{metric}: {line}");
+            assert!(row["scores"][metric].is_f64(), "{metric}: {row}");
         }
         assert!(row["scores"]["feature_distance"].is_null());
         for what in ["encode", "decode"] {
             assert!(row[what]["wall"].as_f64().unwrap() > 0.0 && row[what]["cpu"].as_f64().unwrap() > 0.0);
-            assert!((1 << 20..1 << 32).contains(&row[what]["memory"].as_u64().unwrap()), "{line}");
+            assert!((1 << 20..1 << 32).contains(&row[what]["memory"].as_u64().unwrap()), "{row}");
         }
     }
 }
