@@ -30,6 +30,7 @@ mod error;
 mod file;
 mod latent;
 mod picture;
+mod vectors;
 
 #[cfg(feature = "image")]
 pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};

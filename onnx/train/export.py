@@ -1,11 +1,11 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 5 --out /tmp/sdl-5
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 6 --out /tmp/sdl-6
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
 
-    python export.py --checkpoint ../models/sdl-5.pt --bundle ../models/sdl-5.sdlm --natural ../models/sdl-5-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-5
+    python export.py --checkpoint ../models/sdl-6.pt --bundle ../models/sdl-6.sdlm --natural ../models/sdl-6-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-6
 """
 
 import argparse
@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 import data
 import quant
 import tables
-from model import LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load
+from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load
 
 
 DIGIT = 128  # weights of two digits are high * DIGIT + low, each of 7 bits
@@ -200,7 +200,7 @@ def hyper_analysis(model):
 def hyper_synthesis(model):
     m = model.hyper_synthesis
     g = Builder("hyper_synthesis")
-    x = g.conv_wide("hyper_latent", m.up, 1.0, 127)
+    x = g.conv_wide("hyper_latent", m.up, HYPER_UNIT, HYPER_CLIP, HYPER_UNIT)
     x = g.node("DepthToSpace", [g.activation(x, m.act_up)], blocksize=4, mode="CRD")
     x = g.activation(x, m.act_up)
     x = g.activation(g.conv8(x, m.dw, m.act_up.scale.item()), m.act_dw)

@@ -78,25 +78,31 @@ def fit(conv, square, cross):
 
 
 @torch.no_grad()
-def compensate(model, pictures, power, parts=("analysis", "hyper_synthesis", "synthesis")):
-    """Rounds the convolutions of a model whose activations have their scales, so that the `parts` come close to what they are in floating
-    point on `pictures` (a list of batches). What the synthesis gets wrong counts by lambda to `power`."""
-    reference = copy.deepcopy(model)
-    quant.set_quantising(model, True)
+def compensate_part(module, inputs, weights):
+    """Rounds the convolutions of a part of a model whose activations have their scales, so that it comes close to what it is in floating point
+    on `inputs` (a list of batches), whose pictures have the `weights`."""
+    reference = copy.deepcopy(module)
+    quant.set_quantising(module, True)
     quant.set_quantising(reference, False)
+    convolutions = zip(*([m for m in part.modules() if isinstance(m, quant.Conv)] for part in (module, reference)))
+    for conv, other in convolutions:
+        fit(conv, *moments(conv, module, other, reference, list(zip(inputs, weights))))
+
+
+@torch.no_grad()
+def compensate(model, pictures, power):
+    """The same for a whole model and `pictures` (a list of batches). What the synthesis gets wrong counts by lambda to `power`."""
     levels = [torch.linspace(0, 1, len(x), device=x.device) for x in pictures]
-
-    def part(name, inputs, weights):
-        if name not in parts:
-            return
-        ours, wanted = getattr(model, name), getattr(reference, name)
-        convolutions = zip(*([m for m in module.modules() if isinstance(m, quant.Conv)] for module in (ours, wanted)))
-        for conv, other in convolutions:
-            fit(conv, *moments(conv, ours, other, wanted, list(zip(inputs, weights))))
-
     alike = [torch.ones_like(level) for level in levels]
-    part("analysis", pictures, alike)
+    compensate_part(model.analysis, pictures, alike)
     latents = [model.analysis(x) for x in pictures]
+    compensate_hyper(model, latents, levels)
+    compensate_part(model.synthesis, [model.code(y, level)[0] for y, level in zip(latents, levels)], [model.lambda_of(level) ** power for level in levels])
+
+
+@torch.no_grad()
+def compensate_hyper(model, latents, levels):
+    """The same for the hyper-synthesis alone, on latents (a list of batches) at their levels."""
     scaled = [y * torch.exp(model.at_level(model.log_gain, level)) for y, level in zip(latents, levels)]
-    part("hyper_synthesis", [model.hyper_latent(y)[1] for y in scaled], alike)
-    part("synthesis", [model.code(y, level)[0] for y, level in zip(latents, levels)], [model.lambda_of(level) ** power for level in levels])
+    hyper = [model.hyper_latent(y, level)[1] for y, level in zip(scaled, levels)]
+    compensate_part(model.hyper_synthesis, hyper, [torch.ones_like(level) for level in levels])

@@ -19,6 +19,9 @@ SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
 LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of the synthesis graph
 LATENT_CLIP = 2047
+HYPER_UNIT = 1 / 4  # of the hyper-latent, whose values are coded about means of this unit
+HYPER_CLIP = 127  # of these units
+HYPER_ROUNDS = 3
 STRENGTH = 0.045  # as in format/src/codec/encode.rs
 
 
@@ -82,11 +85,11 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """Hyper-latent integers to the mean of the scaled latent, in units of MEAN_UNIT when quantising."""
+    """Hyper-latent to the mean of the scaled latent, in units of MEAN_UNIT when quantising."""
 
     def __init__(self, channels, hyper_channels, width=64):
         super().__init__()
-        self.up, self.act_up = Conv(hyper_channels, width * 16, wide=127), Activation(False)
+        self.up, self.act_up = Conv(hyper_channels, width * 16, wide=HYPER_CLIP), Activation(False)
         self.dw, self.act_dw = Conv(width, width, 3, groups=width), Activation(False)
         self.a, self.act_a = Conv(width, 2 * width), Activation(False)
         self.b = Conv(2 * width, channels)
@@ -150,9 +153,13 @@ class Model(nn.Module):
         # Second pass: per channel, what four decoded neighbours say of the mean and of the scale.
         self.context_mean = nn.Parameter(torch.zeros(channels, 4))
         self.context_scale = nn.Parameter(torch.zeros(channels))
-        # Hyper-latent prior.
+        # Hyper-latent prior: a curve for each channel, and what is known says more: all channels above, all to the left, those before.
         self.hyper_mean = nn.Parameter(torch.zeros(anchors, hyper_channels))
         self.hyper_log_scale = nn.Parameter(torch.zeros(anchors, hyper_channels))
+        self.hyper_context_mean = nn.Parameter(torch.zeros(hyper_channels, 3 * hyper_channels))
+        self.hyper_context_scale = nn.Parameter(torch.zeros(hyper_channels, 3 * hyper_channels))
+        before = torch.cat([torch.ones(hyper_channels, 2 * hyper_channels), torch.ones(hyper_channels, hyper_channels).tril(-1)], 1)
+        self.register_buffer("before", before, persistent=False)
 
     def lambda_of(self, level):
         return self.lambda_min * (self.lambda_max / self.lambda_min) ** level
@@ -174,10 +181,28 @@ class Model(nn.Module):
         grid = torch.arange(h, device=y.device)[:, None] + torch.arange(w, device=y.device)[None, :]
         return (grid % 2 == 0).to(y.dtype)  # 1 on the anchors (first pass)
 
-    def hyper_latent(self, y):
-        """Scaled latent -> (hyper-latent, the same rounded with straight-through gradient)."""
+    def hyper_prior(self, z, level):
+        """What is known of each value of a hyper-latent when it is coded: (mean, log scale)."""
+        start = self.at_level(self.hyper_mean, level)
+        d = z - start
+        p = F.pad(d, (1, 0, 1, 0))
+        known = torch.cat([p[:, :, :-1, 1:], p[:, :, 1:, :-1], d], 1)
+        weigh = lambda known, weights: F.conv2d(known, (weights * self.before)[:, :, None, None])
+        mean = start + weigh(known, self.hyper_context_mean)
+        log_scale = self.at_level(self.hyper_log_scale, level) + weigh(torch.log1p(known.abs() / HYPER_UNIT), self.hyper_context_scale)
+        return ste(mean, torch.round(mean / HYPER_UNIT) * HYPER_UNIT), log_scale
+
+    def hyper_latent(self, y, level):
+        """Scaled latent -> (hyper-latent, the same as it is coded, with straight-through gradient). The means that it is coded about
+        come of what is coded; a few rounds come close to going from value to value."""
         z = self.hyper_analysis(y).float()
-        return z, ste(z, torch.round(z).clamp(-127, 127))
+        limit = HYPER_CLIP * HYPER_UNIT
+        with torch.no_grad():
+            coded = z
+            for _ in range(HYPER_ROUNDS):
+                mean, _ = self.hyper_prior(coded, level)
+                coded = (mean + torch.round(z - mean)).clamp(-limit, limit)
+        return z, ste(z, coded)
 
     def quantise(self, y, z_hat, level):
         """Scaled latent y and rounded hyper-latent -> (mean, log scale, symbols with straight-through gradient)."""
@@ -201,18 +226,29 @@ class Model(nn.Module):
         """What the logarithm of a scale gets from the channels before."""
         return F.conv2d(torch.log1p(symbols.detach().abs()), self.context_channel.tril(-1)[:, :, None, None])
 
+    def bits(self, value, symbols, log_scale):
+        """What symbols cost, of values about their means. In training values and means learn from noise in the place of rounding, and
+        scales from what is coded: where they are small these are far apart."""
+        coded = gaussian_bits(symbols.detach(), log_scale)
+        if not self.training:
+            return coded
+        noisy = gaussian_bits(value + torch.rand_like(value) - 0.5, log_scale.detach())
+        return coded + noisy - noisy.detach()
+
+    def symbols(self, y, level):
+        """Scaled latent (N, C, H, W), H and W multiples of 4 -> (mean, symbols with straight-through gradient, bits of y, bits of z), bits a
+        picture."""
+        z, z_hat = self.hyper_latent(y, level)
+        z_mean, z_log_scale = self.hyper_prior(z_hat, level)
+        z_bits = self.bits(z - z_mean, torch.round(z - z_mean), z_log_scale)
+        mean, log_scale, symbols = self.quantise(y, z_hat, level)
+        y_bits = self.bits(y - mean, symbols, log_scale)
+        return mean, symbols, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
     def code(self, y, level):
         """Latent (N, C, H, W), H and W multiples of 4 -> (dequantised latent, bits of y, bits of z), bits a picture."""
-        y = y * torch.exp(self.at_level(self.log_gain, level))
-        z, z_hat = self.hyper_latent(y)
-        z_mean = self.at_level(self.hyper_mean, level)
-        # Training sees noise in the place of rounding; a measurement counts what is really coded.
-        noisy = (lambda x, symbols: x + torch.rand_like(x) - 0.5) if self.training else (lambda x, symbols: symbols)
-        z_bits = gaussian_bits(noisy(z, z_hat) - z_mean, self.at_level(self.hyper_log_scale, level))
-        mean, log_scale, symbols = self.quantise(y, z_hat, level)
-        y_bits = gaussian_bits(noisy(y - mean, symbols), log_scale)
-        y_hat = (symbols + mean) * torch.exp(self.at_level(self.log_ungain, level))
-        return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+        mean, symbols, *bits = self.symbols(y * torch.exp(self.at_level(self.log_gain, level)), level)
+        return (symbols + mean) * torch.exp(self.at_level(self.log_ungain, level)), *bits
 
     def forward(self, x, level):
         """Pixels (N, 3, H, W) in [0, 1], H and W multiples of 64 -> (reconstruction, bits of y, bits of z), bits a picture."""

@@ -1,6 +1,6 @@
 """Trains the `natural` decoder of a generation: the bitstream, the encoder and the tables stay, only `synthesis` is tuned for looks.
 
-    python natural.py --config natural-5.toml --checkpoint ../models/sdl-5.pt --images ../../../shared/images/train \
+    python natural.py --config natural-5.toml --checkpoint ../models/sdl-6.pt --images ../../../shared/images/train \
         --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 66 --threads 1
 
 The losses are a feature distance, the squared error over that of the fidelity decoder, MS-SSIM and, in the later part, a patch

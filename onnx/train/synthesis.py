@@ -1,6 +1,6 @@
-"""Tunes the synthesis of a quantised model and the steps of its latent: encoder, hyper path and scales stay, and so does every symbol.
+"""Tunes the synthesis of a quantised model on latents as files have them: everything else stays, and so does every symbol.
 
-    python synthesis.py --config generation-5-synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
+    python synthesis.py --config generation-6-synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
 """
 
 import argparse
@@ -9,54 +9,79 @@ import copy
 import torch
 
 import metrics
-from gptq import ROUNDING, compensate
-from model import STRENGTH, load
+from gptq import ROUNDING, compensate_part
+from model import LATENT_UNIT, load
 from quant import level_channels, set_quantising
+from refine import refined
 from run import Run, learning_rate, set_rates, smooth
-from train import loss_of, optimisers
+from train import distortion_of, optimisers
+
+
+class Latents:
+    """Crops (N, S, S, 3) uint8, their levels (N), and their latents (N, C, S/16, S/16) int16 in LATENT_UNIT: of every other batch refined."""
+
+    def __init__(self, model, synthesis, crops, config, device):
+        count, batch, loss = config["data"]["crops"], config["optimiser"]["batch"], config["loss"]
+        kept = []
+        for i in range(count // batch):
+            pixels, level = crops.draw(batch), torch.rand(batch)
+            latent = refined(model, synthesis, self.shown(pixels, device), level.to(device), loss["refinement"] * (i % 2), loss)
+            kept.append((pixels, level, torch.round(latent / LATENT_UNIT).to(torch.int16).cpu()))
+        self.pixels, self.level, self.latent = map(torch.cat, zip(*kept))
+
+    @staticmethod
+    def shown(pixels, device):
+        return pixels.to(device).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
+
+    def get(self, which, device):
+        """-> pictures (n, 3, S, S) in [0, 1], levels (n), latents (n, C, S/16, S/16)"""
+        latent = self.latent[which].to(device).float() * LATENT_UNIT
+        return self.shown(self.pixels[which], device), self.level[which].to(device), latent.contiguous(memory_format=torch.channels_last)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", required=True, help="of train.py, quantised")
+    p.add_argument("--checkpoint", required=True, help="of train.py or entropy.py, quantised")
     Run.arguments(p)
     args = p.parse_args()
     run = Run(args)
     config = run.config
-    o, stages = config["optimiser"], config["stages"]
+    o, stages, c = config["optimiser"], config["stages"], config["loss"]
     crops = run.crops()
     model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
+    set_quantising(model.synthesis, True, weights=False)
+    forward = torch.compile(model.synthesis) if args.compile else model.synthesis
+    if args.compile:
+        metrics.ms_ssim = torch.compile(metrics.ms_ssim)
+    known = Latents(model, forward, crops, config, args.device)
+    print(f"{len(known.level)} latents", flush=True)
     look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
     print(f"{level_channels([model], *look, encoder=False)} channels have another range", flush=True)
-    # In evaluation nothing is noise: the synthesis sees what a file would give it.
-    model.strength = STRENGTH
-    set_quantising(model.synthesis, True, weights=False)
     model.synthesis.requires_grad_(True)
-    model.log_ungain.requires_grad_(True)
     ema = copy.deepcopy(model).requires_grad_(False)
     optims = optimisers(model, o)
     mean = run.resume({"model": model, "ema": ema, **optims}, None)
-    forward = torch.compile(model) if args.compile else model
-    if args.compile:
-        metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     while not run.over():
         set_rates(optims.values(), learning_rate(run.share(), stages["full"], stages["decay"]))
         for optimiser in optims.values():
             optimiser.zero_grad(set_to_none=True)
-        x = crops.batch(o["batch"]).to(args.device)
-        loss, bpp, mse, similarity, _ = loss_of(model, forward, x, torch.rand(o["batch"], device=args.device), config["loss"])
+        x, level, latent = known.get(run.random.integers(0, len(known.level), o["batch"]), args.device)
+        distortion, mse, similarity = distortion_of(forward(latent), x, c)
+        loss = (distortion * model.lambda_of(level) ** (1 + c["lambda_power"])).mean()
         loss.backward()
         if run.advance(model, ema, optims.values(), o["ema"]):
-            mean = smooth(mean, torch.stack([loss, bpp, mse, 1 - similarity]))
+            mean = smooth(mean, torch.stack([loss, mse.mean(), 1 - similarity.mean()]))
         if run.step % 50 == 0 and mean is not None:
-            row = dict(zip(("loss", "bpp", "mse", "dissimilarity"), (round(v, 5) for v in mean.tolist())))
+            row = dict(zip(("loss", "mse", "dissimilarity"), (round(v, 5) for v in mean.tolist())))
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), **row})
         run.keep(mean, ema)
     run.keep(mean, ema, last=True)
     if run.share() >= 1:
-        compensate(ema, [crops.batch(16).to(args.device) for _ in range(ROUNDING)], 1 + config["loss"]["lambda_power"], ["synthesis"])
+        run.save_weights("float.pt", ema)
+        some = [known.get(which, args.device) for which in torch.arange(len(known.level))[: 16 * ROUNDING].split(16)]
+        compensate_part(ema.synthesis, [latent for _, _, latent in some], [model.lambda_of(level) ** (1 + c["lambda_power"]) for _, level, _ in some])
         run.save_weights("weights.pt", ema)
 
 

@@ -3,14 +3,16 @@
 Everything a decoder needs to choose a table is an integer here, with the arithmetic of docs/FORMAT.md. The layout of
 `tables.bin`, little endian, arrays in C order:
 
-    u16 channels C, u16 hyper_channels K, u16 levels L, u16 one
+    u16 channels C, u16 hyper_channels K, u16 levels L, u16 LAYOUT
     i16 scale_map[16][C][K]      1/256 scale index for each unit of the hyper-latent; first index 4 * dy + dx
     i16 scale_bias[L][C]         1/256 scale index
     i16 context_scale[C]         1/256
     i16 context_mean[C][4]       1/256 of 1/16 for each unit of a neighbour's symbol: above, left, right, below
     i8  context_channel[C (C - 1) / 2]   1/16 scale index for each unit of ln(1 + |symbol|): for each channel those on the channels behind it
-    i8  hyper_mean[L][K]         the likeliest hyper-latent
-    u8  hyper_index[L][K]        its table
+    i8  hyper_mean[L][K]         the likeliest hyper-latent, in 1/4
+    i16 hyper_scale[L][K]        1/256 scale index
+    i8  hyper_context_mean[K][3][K]   1/64: what the channels above say, those to the left, those before
+    i8  hyper_context_scale[K][3][K]  1/16 scale index for each unit of ln(1 + 4 |what a value is from its hyper_mean|)
     u16 ungain[L][C]             1/2048 of 1/64 for each 1/16: step of the latent
     f32 gain[L][C]               for encoders: 1 / step
     the frequency tables, as `CdfSet` lays them out
@@ -21,11 +23,13 @@ import math
 import numpy as np
 import torch
 
-from model import HYPER, SCALE_LEVELS, SCALE_MIN, SCALE_STEP, STRENGTH, MEAN_UNIT, LATENT_UNIT, LATENT_CLIP
+from model import HYPER, HYPER_CLIP, HYPER_UNIT, SCALE_LEVELS, SCALE_MIN, SCALE_STEP, STRENGTH, MEAN_UNIT, LATENT_UNIT, LATENT_CLIP
 
+LAYOUT = 2
 LEVELS = 101
 INDEX_UNIT = 256
-CHANNEL_UNIT = 16  # of context_channel
+CHANNEL_UNIT = 16  # of context_channel and hyper_context_scale
+WEIGHT_UNIT = 64  # of hyper_context_mean
 MAGNITUDE_MAX = 31
 HALF = 400  # symbols farther from 0 are not counted apart
 
@@ -52,29 +56,56 @@ class Integers:
         weight = m.scale_map.weight.detach().float().numpy()[:, :, 0, 0].astype(np.float64)  # (C * 16, K), pixel_shuffle order
         self.channels, self.hyper_channels = c, k
         clip16 = lambda x: np.clip(np.rint(x), -32768, 32767).astype(np.int64)
-        self.scale_map = clip16(weight.reshape(c, 16, k).transpose(1, 0, 2) * per_index)
+        clip8 = lambda x: np.clip(np.rint(x), -128, 127).astype(np.int64)
+        self.scale_map = clip16(weight.reshape(c, 16, k).transpose(1, 0, 2) * HYPER_UNIT * per_index)
         # index = (ln scale - ln SCALE_MIN) / SCALE_STEP
         self.scale_bias = clip16((at(m.scale_bias) - math.log(SCALE_MIN)) * per_index)
         self.context_scale = clip16(m.context_scale.detach().numpy() / SCALE_STEP * 256)
         self.context_mean = clip16(m.context_mean.detach().numpy() / MEAN_UNIT * 256)
         # (channel that is known, channel of which it says something)
-        self.context_channel = np.clip(np.rint(m.context_channel.detach().tril(-1).T.numpy() / SCALE_STEP * CHANNEL_UNIT), -128, 127).astype(np.int64)
-        self.hyper_mean = np.clip(np.rint(at(m.hyper_mean)), -127, 127).astype(np.int64)
-        self.hyper_index = np.clip(np.rint((at(m.hyper_log_scale) - math.log(SCALE_MIN)) / SCALE_STEP), 1, SCALE_LEVELS - 1).astype(np.int64)
+        self.context_channel = clip8(m.context_channel.detach().tril(-1).T.numpy() / SCALE_STEP * CHANNEL_UNIT)
+        self.hyper_mean = np.clip(np.rint(at(m.hyper_mean) / HYPER_UNIT), -HYPER_CLIP, HYPER_CLIP).astype(np.int64)
+        self.hyper_scale = clip16((at(m.hyper_log_scale) - math.log(SCALE_MIN)) * per_index)
+        known = m.before.numpy()
+        self.hyper_context_mean = clip8(m.hyper_context_mean.detach().numpy() * known * WEIGHT_UNIT)
+        self.hyper_context_scale = clip8(m.hyper_context_scale.detach().numpy() * known / SCALE_STEP * CHANNEL_UNIT)
         ungain = np.exp(at(m.log_ungain))
         self.ungain = np.rint(ungain * (MEAN_UNIT / LATENT_UNIT) * 2048).astype(np.int64)
         assert self.ungain.max() < 65536, "a step is too large for 16 bits"
         self.gain = np.exp(at(m.log_gain)).astype(np.float32)
 
     def write_head(self):
-        parts = [np.array([self.channels, self.hyper_channels, LEVELS, 1], "<u2"), self.scale_map.astype("<i2"),
+        parts = [np.array([self.channels, self.hyper_channels, LEVELS, LAYOUT], "<u2"), self.scale_map.astype("<i2"),
                  self.scale_bias.astype("<i2"), self.context_scale.astype("<i2"), self.context_mean.astype("<i2"),
                  self.context_channel[np.triu_indices(self.channels, 1)].astype("i1"),
-                 self.hyper_mean.astype("i1"), self.hyper_index.astype("u1"), self.ungain.astype("<u2"), self.gain.astype("<f4")]
+                 self.hyper_mean.astype("i1"), self.hyper_scale.astype("<i2"),
+                 self.hyper_context_mean.astype("i1"), self.hyper_context_scale.astype("i1"), self.ungain.astype("<u2"), self.gain.astype("<f4")]
         return b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
 
+    def code_hyper(self, z, level):
+        """The hyper-latent z (K, H/4, W/4) float of one picture -> (the same as it is coded, int in 1/4; symbols; scale indices)."""
+        k, h, w = z.shape
+        start, scale = self.hyper_mean[level], self.hyper_scale[level]
+        small = shift_round(magnitude_table(), 3)
+        coded, symbols, index = np.zeros((3, k, h, w), np.int64)
+        known = np.zeros((h + 1, w + 1, k), np.int64)  # how far values are from `start`, and a border of zeros
+        for y in range(h):
+            for x in range(w):
+                seen = np.concatenate([known[y, x + 1], known[y + 1, x], np.zeros(k, np.int64)])
+                told = small[np.minimum(np.abs(seen), MAGNITUDE_MAX)]
+                for c in range(k):
+                    mean = np.clip(start[c] + shift_round(self.hyper_context_mean[c] @ seen, 6), -HYPER_CLIP, HYPER_CLIP)
+                    i = np.clip(shift_round(scale[c] + shift_round(self.hyper_context_scale[c] @ told, 1), 8), 0, SCALE_LEVELS - 1)
+                    s = np.rint(z[c, y, x] - mean * HYPER_UNIT) if i > 0 else 0
+                    s = int(np.clip(s, -((HYPER_CLIP + mean) // 4), (HYPER_CLIP - mean) // 4))
+                    coded[c, y, x], symbols[c, y, x], index[c, y, x] = mean + 4 * s, s, i
+                    seen[2 * k + c] = coded[c, y, x] - start[c]
+                    told[2 * k + c] = small[min(abs(seen[2 * k + c]), MAGNITUDE_MAX)]
+                known[y + 1, x + 1] = seen[2 * k :]
+        return coded, symbols, index
+
     def code(self, y, z, mean, level, bits=None):
-        """One picture: scaled latent y (C, H, W) float, hyper-latent z (K, H/4, W/4) int, mean (C, H, W) int in 1/16 ->
+        """One picture: scaled latent y (C, H, W) float, hyper-latent z (K, H/4, W/4) int in 1/4, mean (C, H, W) int in 1/16 ->
         (symbols, scale indices, values V in 1/16). The loops of the format, vectorised. Symbols are the nearest ones, or with `bits`
         (scale index, magnitude), what a symbol costs, those that the encoder takes."""
         c, h, w = y.shape
@@ -120,7 +151,7 @@ class Integers:
 
 @torch.no_grad()
 def analyse(model, integers, x, level):
-    """Pixels (1, 3, H, W) -> (y scaled, z int, mean int) with the exact hyper-synthesis."""
+    """Pixels (1, 3, H, W) -> (y scaled, z int in 1/4, mean int in 1/16) with the exact hyper-synthesis."""
     return scaled(model, integers, model.analysis(x).float(), level)
 
 
@@ -128,9 +159,9 @@ def analyse(model, integers, x, level):
 def scaled(model, integers, y, level):
     """As `analyse`, from the latent (1, C, H/16, W/16) before its gains."""
     y = y[0] * torch.from_numpy(integers.gain[level])[:, None, None]
-    z = torch.round(model.hyper_analysis(y[None]).float()).clamp(-127, 127)
-    mean = torch.round(model.hyper_synthesis(z)[0] / MEAN_UNIT).numpy().astype(np.int64)
-    return y.numpy().astype(np.float64), z[0].numpy().astype(np.int64), mean
+    z, _, _ = integers.code_hyper(model.hyper_analysis(y[None])[0].double().numpy(), level)
+    mean = model.hyper_synthesis(torch.from_numpy(z[None].astype(np.float32) * HYPER_UNIT))
+    return y.numpy().astype(np.float64), z, torch.round(mean[0] / MEAN_UNIT).numpy().astype(np.int64)
 
 
 def scale_of(index):

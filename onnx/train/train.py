@@ -41,13 +41,18 @@ def optimisers(model, o):
     return result
 
 
-def loss_of(model, forward, x, level, c):
-    reconstruction, y_bits, z_bits = forward(x, level)
+def distortion_of(reconstruction, x, c):
+    """(distortion, squared error in grey levels, MS-SSIM) of each picture."""
     reconstruction = reconstruction.float()
-    pixels = x.shape[2] * x.shape[3]
     mse = (reconstruction - x).square().mean((1, 2, 3)) * 255**2
     similarity = metrics.ms_ssim(metrics.luma(reconstruction), metrics.luma(x), coarse=True)
-    distortion = (1 - c["ms_ssim"]) * mse + c["ms_ssim"] * c["ms_ssim_scale"] * (1 - similarity)
+    return (1 - c["ms_ssim"]) * mse + c["ms_ssim"] * c["ms_ssim_scale"] * (1 - similarity), mse, similarity
+
+
+def loss_of(model, forward, x, level, c):
+    reconstruction, y_bits, z_bits = forward(x, level)
+    pixels = x.shape[2] * x.shape[3]
+    distortion, mse, similarity = distortion_of(reconstruction, x, c)
     weight = model.lambda_of(level)
     bpp = (y_bits + z_bits) / pixels
     loss = ((bpp + weight * distortion) * weight ** c["lambda_power"]).mean()

@@ -669,7 +669,8 @@ fn key_tile(
     hyper_synthesis: &mut HyperSynthesis<'_>,
 ) -> Result<TileState, Error> {
     let mut decoder = RangeDecoder::new(data);
-    let hyper = tables.decode_hyper(level, grid, &mut decoder)?;
+    let mut hyper = vec![0; tables.hyper_len(grid)];
+    tables.decode_hyper(level, grid, &mut hyper, |_| true, &mut decoder)?;
     let mean = hyper_synthesis(&hyper)?;
     let latent = tables.walk(level, &hyper, &mean, grid, |table, _, _| Ok(decoder.decode_symbol(table)))?;
     decoder.finish()?;
@@ -688,7 +689,7 @@ fn delta_tile(
     let mut decoder = RangeDecoder::new(data);
     let plan = Plan::decode(grid, &mut decoder);
     let mut hyper = before.hyper.clone();
-    tables.decode_renewed(level, &mut hyper, &plan, &mut decoder)?;
+    tables.decode_hyper(level, grid, &mut hyper, |at| plan.renewed[at], &mut decoder)?;
     let mean = hyper_synthesis(&hyper)?;
     let latent = tables.walk_delta(
         level,

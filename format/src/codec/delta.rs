@@ -197,32 +197,25 @@ pub(super) fn delta_tile(
 ) -> Result<(Vec<u8>, TileState), Error> {
     let level = point.quality;
     let scaled = hyper.scale(tables, level, grid, latent);
-    let renewed = hyper.analyse(tables, grid, &scaled)?;
+    let found = hyper.analyse(tables, grid, &scaled)?;
     let trial = Trial { tables, grid, scaled: &scaled, point };
     let synthesis = hyper.synthesis.as_ref();
 
-    let mut plan = trial.choose(synthesis, &renewed, before)?;
+    let mut plan = trial.choose(synthesis, &found, before)?;
     if plan.is_still() {
         return Ok((Vec::new(), before.clone()));
     }
-    let z = merge(&plan, &renewed, &before.hyper);
+    let mut z = before.hyper.clone();
+    tables.quantise_hyper(level, grid, &found, &mut z, |at| plan.renewed[at])?;
     let mean = hyper_mean(synthesis, &z, tables, grid)?;
     let sides = Sides { z: &z, mean: &mean, before: &before.latent };
     plan.shrink = trial.narrowest(&plan, sides)?;
 
     let mut encoder = RangeEncoder::new();
     plan.encode(grid, &mut encoder);
-    tables.encode_renewed(level, &z, &plan, &mut encoder)?;
+    tables.encode_hyper(level, grid, &z, |at| plan.renewed[at], &mut encoder)?;
     let coded = trial.walk(&plan, sides, |table, _, symbol| Ok(encoder.encode_symbol(table, symbol)?))?;
     Ok((payload(&coded, encoder), TileState { latent: coded, hyper: z }))
-}
-
-/// The new values where the plan says so, the old ones elsewhere.
-fn merge(plan: &Plan, new: &[i8], old: &[i8]) -> Vec<i8> {
-    let choose = |(at, (&new, &old)): (usize, (&i8, &i8))| {
-        if plan.renewed[at % plan.renewed.len()] { new } else { old }
-    };
-    new.iter().zip(old).enumerate().map(choose).collect()
 }
 
 /// What an encoder tries before it decides.
@@ -295,12 +288,14 @@ impl Trial<'_> {
         Ok(self.errors(&latent).into_iter().zip(bits).map(cost).collect())
     }
 
-    /// The modes, and which hyper-latent values are sent.
-    fn choose(&self, synthesis: &dyn Graph, renewed: &[i8], before: &TileState) -> Result<Plan, Error> {
+    /// The modes, and which hyper-latent values are sent; `hyper` has them all, before they are rounded.
+    fn choose(&self, synthesis: &dyn Graph, hyper: &[f32], before: &TileState) -> Result<Plan, Error> {
         let mut plan = Plan::still(self.grid);
         let skip = self.errors(&before.latent);
-        let mean = hyper_mean(synthesis, renewed, self.tables, self.grid)?;
-        let sides = Sides { z: renewed, mean: &mean, before: &before.latent };
+        let mut renewed = before.hyper.clone();
+        self.tables.quantise_hyper(self.point.quality, self.grid, hyper, &mut renewed, |_| true)?;
+        let mean = hyper_mean(synthesis, &renewed, self.tables, self.grid)?;
+        let sides = Sides { z: &renewed, mean: &mean, before: &before.latent };
         let intra = self.costs(Mode::Intra, 0, sides)?;
         let inter = self.costs(Mode::Inter, SHRINKS / 2, sides)?;
         for (at, mode) in plan.modes.iter_mut().enumerate() {

@@ -1,6 +1,8 @@
 //! How far a decoded picture is from its source, and which way it should change: squared error and MS-SSIM, half and half, as the
 //! built-in model was trained for (onnx/train/README.md).
 
+use crate::vectors::{for_vectors, vectors};
+
 /// Windows of MS-SSIM: a Gaussian of standard deviation 1.5 (Wang, Simoncelli, Bovik 2003).
 const TAPS: usize = 11;
 const SIGMA: f32 = 1.5;
@@ -174,10 +176,20 @@ fn window() -> [f32; TAPS] {
 
 /// The weighted mean of each window that lies within.
 fn blurred(values: &[f32], size: Size) -> Vec<f32> {
-    let (taps, inside) = (window(), size.inside());
-    let mut out = vec![0.0; inside.area()];
+    let mut out = vec![0.0; size.inside().area()];
+    blur(vectors(), values, size, &mut out);
+    out
+}
+
+for_vectors!(
+    fn blur(values: &[f32], size: Size, out: &mut [f32]) = blur_loop, blur_v3, blur_plain
+);
+
+#[inline(always)]
+fn blur_loop(values: &[f32], size: Size, out: &mut [f32]) {
+    let taps = window();
     let mut line = vec![0.0; size.width];
-    for (y, out) in out.chunks_exact_mut(inside.width).enumerate() {
+    for (y, out) in out.chunks_exact_mut(size.inside().width).enumerate() {
         line.fill(0.0);
         for (tap, values) in taps.iter().zip(values[y * size.width..].chunks_exact(size.width)) {
             line.iter_mut().zip(values).for_each(|(sum, value)| *sum += tap * value);
@@ -186,15 +198,24 @@ fn blurred(values: &[f32], size: Size) -> Vec<f32> {
             out.iter_mut().zip(&line[at..]).for_each(|(sum, value)| *sum += tap * value);
         }
     }
-    out
 }
 
 /// The transpose of [`blurred`]: each value spread over its window.
 fn spread(values: &[f32], size: Size) -> Vec<f32> {
-    let (taps, inside) = (window(), size.inside());
     let mut out = vec![0.0; size.area()];
+    spread_out(vectors(), values, size, &mut out);
+    out
+}
+
+for_vectors!(
+    fn spread_out(values: &[f32], size: Size, out: &mut [f32]) = spread_loop, spread_v3, spread_plain
+);
+
+#[inline(always)]
+fn spread_loop(values: &[f32], size: Size, out: &mut [f32]) {
+    let taps = window();
     let mut line = vec![0.0; size.width];
-    for (y, values) in values.chunks_exact(inside.width).enumerate() {
+    for (y, values) in values.chunks_exact(size.inside().width).enumerate() {
         line.fill(0.0);
         for (at, tap) in taps.iter().enumerate() {
             line[at..].iter_mut().zip(values).for_each(|(sum, value)| *sum += tap * value);
@@ -203,7 +224,6 @@ fn spread(values: &[f32], size: Size) -> Vec<f32> {
             out.iter_mut().zip(&line).for_each(|(sum, value)| *sum += tap * value);
         }
     }
-    out
 }
 
 /// Means of blocks of 2x2; an odd last line or column has no block.

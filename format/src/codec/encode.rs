@@ -20,7 +20,7 @@ use crate::latent::codebook::Codebook;
 use crate::latent::delta::TileState;
 use crate::latent::palette::{MAX_ENTRIES, Palette};
 use crate::latent::scalar::Quantiser;
-use crate::latent::trained::{Grid, HYPER_CLIP, Tables, quantise};
+use crate::latent::trained::{Grid, Tables, quantise};
 use crate::latent::{checksum_i16, checksum_i32};
 use crate::{BundleRef, Colour, Error, Header, Method, Picture};
 
@@ -396,15 +396,31 @@ impl<'a> Encoder<'a> {
     pub fn encode(&self, before: Option<&Kept>) -> Result<(Encoded, Vec<TileState>), Error> {
         let options = &self.options;
         let strength = options.strength();
-        let file = |quality, strength| {
-            let coder = self.coder(quality);
-            self.file(self.point(quality, strength, &coder), &coder, before)
+        let in_steps = |steps| {
+            move |quality, strength| {
+                let coder = self.coder(quality);
+                self.file(self.point(quality, strength, &coder), &coder, before, steps)
+            }
+        };
+        let steps = if before.is_none() { options.refining_steps() } else { 0 };
+        let file = in_steps(steps);
+        let of_size = |bytes| {
+            if steps == 0 {
+                return rate::search(&file, bytes, strength, None);
+            }
+            // A refined file is little larger or smaller than the other of its quality, and takes up to a hundred times as long.
+            let guess = match rate::search(&in_steps(0), bytes, strength, None) {
+                Ok(plain) => plain.encoded.quality,
+                Err(Error::Target { .. }) => 0,
+                Err(error) => return Err(error),
+            };
+            rate::search(&file, bytes, strength, Some(guess))
         };
         let pixels = f64::from(self.picture.width()) * f64::from(self.picture.height());
         let coded = match options.rate {
             Rate::Quality(quality) => file(quality, strength)?,
-            Rate::Size(bytes) => rate::search(&file, bytes, strength)?,
-            Rate::BitsPerPixel(bits) => rate::search(&file, (bits * pixels / 8.0).floor() as u64, strength)?,
+            Rate::Size(bytes) => of_size(bytes)?,
+            Rate::BitsPerPixel(bits) => of_size((bits * pixels / 8.0).floor() as u64)?,
         };
         let Coded { encoded, tiles } = coded;
         if !self.searches {
@@ -435,8 +451,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The whole file. `coder` is the one of the point's quality: to find it takes long.
-    fn file(&self, point: Point, coder: &Coder, before: Option<&Kept>) -> Result<Coded, Error> {
+    /// The whole file, its latent refined in so many `steps`. `coder` is the one of the point's quality: to find it takes long.
+    fn file(&self, point: Point, coder: &Coder, before: Option<&Kept>, steps: usize) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -478,8 +494,8 @@ impl<'a> Encoder<'a> {
         if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
-        let refined = match (self.model.tables(), &self.hyper, before) {
-            (Some(tables), Some(hyper), None) => self.refined(tables, hyper, point)?,
+        let refined = match (self.model.tables(), &self.hyper) {
+            (Some(tables), Some(hyper)) if steps > 0 => self.refined(tables, hyper, point, steps)?,
             _ => None,
         };
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
@@ -539,9 +555,9 @@ impl<'a> Encoder<'a> {
         tables: &Tables,
         hyper: &Hyper,
         point: Point,
+        steps: usize,
     ) -> Result<Option<(Vec<Target>, Point)>, Error> {
-        let steps = self.options.refining_steps();
-        if steps == 0 || !self.model.bundle().manifest().pixels.exact {
+        if !self.model.bundle().manifest().pixels.exact {
             return Ok(None);
         }
         let mut targets = parallel::map(&self.tiles, self.tiles_at_once, |_, (rect, latent)| {
@@ -609,7 +625,8 @@ impl<'a> Encoder<'a> {
     /// and as long as the picture stays as close to its source as it is at `point` undenoised, also coarser quantisers.
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
         const COARSER: [u8; 4] = [0, 2, 4, 8];
-        let plain = self.file(Point { denoising: None, ..point }, &self.coder(point.quality), None)?.encoded;
+        let plain =
+            self.file(Point { denoising: None, ..point }, &self.coder(point.quality), None, 0)?.encoded;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;
         let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
@@ -624,7 +641,7 @@ impl<'a> Encoder<'a> {
                     round * candidates.len() + done,
                     COARSER.len() * candidates.len(),
                 )?;
-                let file = self.file(candidate, &coder, None)?.encoded;
+                let file = self.file(candidate, &coder, None, 0)?.encoded;
                 let distance = self.distance(&file.bytes)?;
                 if distance < nearest.0 {
                     nearest = (distance, Some(file));
@@ -756,7 +773,9 @@ impl Hyper {
     /// What the symbols of a tile come from.
     pub fn target(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Result<Target, Error> {
         let scaled = self.scale(tables, level, grid, latent);
-        let hyper = self.analyse(tables, grid, &scaled)?;
+        let found = self.analyse(tables, grid, &scaled)?;
+        let mut hyper = vec![0; tables.hyper_len(grid)];
+        tables.quantise_hyper(level, grid, &found, &mut hyper, |_| true)?;
         let mean = hyper_mean(self.synthesis.as_ref(), &hyper, tables, grid)?;
         // The padding was for the hyper-latent alone.
         let inside = Rect { y: 0, x: 0, height: grid.height, width: grid.width };
@@ -765,13 +784,15 @@ impl Hyper {
         Ok(Target { scaled, hyper, mean })
     }
 
-    /// The hyper-latent of a scaled latent.
-    pub fn analyse(&self, tables: &Tables, grid: Grid, scaled: &[f32]) -> Result<Vec<i8>, Error> {
+    /// The hyper-latent of a scaled latent, not yet rounded.
+    pub fn analyse(&self, tables: &Tables, grid: Grid, scaled: &[f32]) -> Result<Elements<f32>, Error> {
         let padded = grid.padded();
         let shape = [1, tables.channels, padded.height, padded.width];
-        let z = run(self.analysis.as_ref(), &TensorView::f32(&shape, scaled)?)?;
-        let limit = HYPER_CLIP as f32;
-        Ok(z.iter().map(|v| v.round_ties_even().clamp(-limit, limit) as i8).collect())
+        let found = run(self.analysis.as_ref(), &TensorView::f32(&shape, scaled)?)?;
+        if found.len() != tables.hyper_len(grid) {
+            return Err(Error::corrupt(format!("the hyper-analysis graph returned {} values", found.len())));
+        }
+        Ok(found)
     }
 }
 
@@ -790,7 +811,7 @@ fn trained_tile(
 ) -> Result<(Vec<u8>, TileState), Error> {
     let Target { scaled, hyper, mean } = target;
     let mut encoder = RangeEncoder::new();
-    tables.encode_hyper(point.quality, hyper, grid, &mut encoder)?;
+    tables.encode_hyper(point.quality, grid, hyper, |_| true, &mut encoder)?;
     let coded = tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
         let symbol = quantise(scaled[at] - mean as f32 / 16.0, table, point.strength);
         encoder.encode_symbol(table, symbol)?;

@@ -24,6 +24,9 @@ const RATES: [f32; 2] = [0.3, 0.08];
 /// No value goes further at a time, in symbols, times the rate.
 const FARTHEST: f32 = 1.0;
 
+/// Rows of the latent in one run of the synthesis: it keeps what passes through it, 100 bytes a pixel.
+const BAND: usize = 36;
+
 /// What refines the latents of a picture.
 pub(super) struct Refinement<'a> {
     pub model: &'a Model,
@@ -96,7 +99,7 @@ impl Refinement<'_> {
     /// The gradient of the distortion by each value of the latent, (C, H, W); `None` where the engine has none.
     fn gradient(&self, graph: &dyn Graph, latent: &[i16]) -> Result<Option<Vec<f32>>, Error> {
         // The same windows for every number of threads, so that the file is the same.
-        let windows = windows(self.model, self.grid, 1);
+        let windows = windows(self.model, self.grid, self.grid.height.div_ceil(BAND));
         let margin = plan::margin(self.model);
         let channels = self.tables.channels;
         let parts = parallel::map(&windows, self.at_once, |_, window| {

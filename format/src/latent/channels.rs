@@ -6,7 +6,7 @@
 use sdl_onnx::memory::zeros;
 
 use super::trained::{INDEX_BITS, MAGNITUDE, shift_round};
-use super::vectors::{Vectors, for_vectors, vectors};
+use crate::vectors::{Vectors, for_vectors, vectors};
 
 /// Channels whose sums for a position lie side by side: 64 bytes. What a channel reads is then 64 bytes apart, and the next
 /// channel finds it in the cache.
@@ -23,6 +23,11 @@ const SMALL: [i16; MAGNITUDE.len()] = {
     }
     small
 };
+
+/// What a value says of the scales of others: 1/32 of ln(1 + |value|).
+pub(super) fn small(value: i32) -> i16 {
+    SMALL[value.unsigned_abs().min(31) as usize]
+}
 
 /// The weights of a bundle.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ impl ChannelWeights {
 
 /// The sums of a tile while it is coded.
 pub(super) struct ChannelContext<'a> {
-    weights: Option<&'a ChannelWeights>,
+    weights: &'a ChannelWeights,
     area: usize,
     /// (group, position, channel of the group)
     sums: Vec<i16>,
@@ -58,22 +63,17 @@ pub(super) struct ChannelContext<'a> {
 }
 
 impl<'a> ChannelContext<'a> {
-    /// For `area` positions; without weights all sums stay 0.
-    pub fn new(weights: Option<&'a ChannelWeights>, area: usize) -> Self {
-        let padded = weights.map_or(0, |weights| weights.padded);
-        ChannelContext {
-            weights,
-            area,
-            sums: zeros(padded * area),
-            open: vec![false; padded / GROUP],
-            vectors: vectors(),
-        }
+    /// For `area` positions.
+    pub fn new(weights: &'a ChannelWeights, area: usize) -> Self {
+        let padded = weights.padded;
+        let (sums, open) = (zeros(padded * area), vec![false; padded / GROUP]);
+        ChannelContext { weights, area, sums, open, vectors: vectors() }
     }
 
     /// Channel `c` has `symbol`, not 0, at the position `at`.
     pub fn note(&mut self, c: usize, at: usize, symbol: i32) {
-        let Some(ChannelWeights { padded, weights }) = self.weights else { return };
-        let magnitude = SMALL[symbol.unsigned_abs().min(31) as usize];
+        let ChannelWeights { padded, weights } = self.weights;
+        let magnitude = small(symbol);
         let row = &weights[c * padded..][..*padded];
         for (group, weights) in row.chunks_exact(GROUP).enumerate().skip((c + 1) / GROUP) {
             self.open[group] = true;
@@ -89,9 +89,9 @@ impl<'a> ChannelContext<'a> {
     /// What is known of channel `c`.
     pub fn plane(&self, c: usize) -> Plane<'_> {
         let (group, place) = (c / GROUP, c % GROUP);
-        Plane(match self.open.get(group) {
-            Some(true) => &self.sums[group * self.area * GROUP..][..self.area * GROUP][place..],
-            _ => &[],
+        Plane(match self.open[group] {
+            true => &self.sums[group * self.area * GROUP..][..self.area * GROUP][place..],
+            false => &[],
         })
     }
 }
@@ -140,7 +140,7 @@ mod tests {
         let bytes: Vec<u8> =
             (0..channels).flat_map(|j| (j + 1..channels).map(move |c| weight(j, c) as u8)).collect();
         let weights = ChannelWeights::new(channels, &bytes);
-        let mut context = ChannelContext::new(Some(&weights), 3);
+        let mut context = ChannelContext::new(&weights, 3);
         let said: Vec<i32> = (0..channels)
             .map(|c| {
                 let mut indices = [1000; 3];
@@ -169,12 +169,5 @@ mod tests {
         }
         assert_eq!(a, b);
         assert_eq!((a[0], a[GROUP - 1]), (i16::MIN, i16::MAX));
-    }
-
-    #[test]
-    fn without_weights_nothing_is_said() {
-        let mut context = ChannelContext::new(None, 4);
-        context.note(0, 1, 9);
-        assert_eq!(context.plane(1).largest(), 0);
     }
 }

@@ -7,7 +7,7 @@
 use super::channels::ChannelContext;
 use super::trained::{
     CONTEXT_BITS, Grid, HYPER, INDEX_BITS, LATENT_CLIP, MAGNITUDE, MEAN_BITS, MEAN_CLIP, Scales, Tables,
-    UNGAIN_BITS, hyper_value, shift_round,
+    UNGAIN_BITS, shift_round,
 };
 use crate::Error;
 use crate::entropy::universal::{Average, BinaryCoder};
@@ -147,40 +147,6 @@ impl Plan {
 }
 
 impl Tables {
-    /// Hyper-latent values at the renewed positions; `z` has them all.
-    pub fn encode_renewed(
-        &self,
-        level: u8,
-        z: &[i8],
-        plan: &Plan,
-        encoder: &mut RangeEncoder,
-    ) -> Result<(), Error> {
-        for (k, plane) in z.chunks_exact(plan.renewed.len()).enumerate() {
-            let (mean, table) = self.hyper_model(level, k);
-            for (&value, _) in plane.iter().zip(&plan.renewed).filter(|(_, renewed)| **renewed) {
-                encoder.encode_symbol(table, i32::from(value) - mean)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The inverse of [`encode_renewed`](Self::encode_renewed): `z` has the values from before, and gets the new ones.
-    pub fn decode_renewed(
-        &self,
-        level: u8,
-        z: &mut [i8],
-        plan: &Plan,
-        decoder: &mut RangeDecoder<'_>,
-    ) -> Result<(), Error> {
-        for (k, plane) in z.chunks_exact_mut(plan.renewed.len()).enumerate() {
-            let (mean, table) = self.hyper_model(level, k);
-            for (value, _) in plane.iter_mut().zip(&plan.renewed).filter(|(_, renewed)| **renewed) {
-                *value = hyper_value(decoder.decode_symbol(table) + mean)?;
-            }
-        }
-        Ok(())
-    }
-
     /// As [`walk`](Self::walk), over the positions that `plan` does not skip. `symbol` also gets the mode, and a mean that in [`Mode::Inter`] counts from the old value.
     pub fn walk_delta(
         &self,
@@ -192,7 +158,7 @@ impl Tables {
     ) -> Result<Vec<i16>, Error> {
         let counts = plan.counts(grid);
         let scales = Scales::new(self, level, z, grid);
-        let mut channels = ChannelContext::new(self.context_channel.as_ref(), grid.area());
+        let mut channels = ChannelContext::new(&self.context_channel, grid.area());
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let shrink = SHRINK_STEP * i32::from(plan.shrink);

@@ -1,15 +1,15 @@
 //! Latents to symbols and back.
 //!
-//! [`trained`]: bundles with a hyper-latent and frequency tables; [`delta`]: the same against the picture before. All others:
+//! [`trained`]: bundles with frequency tables, and their [`hyper`]-latent; [`delta`]: the same against the picture before. All others:
 //! [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
 
 pub(crate) mod channels;
 pub(crate) mod codebook;
 pub(crate) mod delta;
+pub(crate) mod hyper;
 pub(crate) mod palette;
 pub(crate) mod scalar;
 pub(crate) mod trained;
-mod vectors;
 
 use std::sync::Arc;
 

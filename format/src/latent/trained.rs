@@ -9,9 +9,10 @@ use byteorder::{ByteOrder, LE};
 use sdl_onnx::memory::zeros;
 
 use super::channels::{ChannelContext, ChannelWeights};
-use super::vectors::{Vectors, for_vectors, vectors};
+use super::hyper::HyperPrior;
 use crate::Error;
-use crate::entropy::{CdfSet, CdfTable, RangeDecoder, RangeEncoder};
+use crate::entropy::{CdfSet, CdfTable};
+use crate::vectors::{Vectors, for_vectors, vectors};
 
 /// Latent positions per hyper-latent position, each way.
 pub(crate) const HYPER: usize = 4;
@@ -23,8 +24,6 @@ pub(super) const CONTEXT_BITS: u32 = 8;
 pub(super) const UNGAIN_BITS: u32 = 11;
 /// The latent that the synthesis graph takes lies within this.
 pub(super) const LATENT_CLIP: i64 = 2047;
-/// The hyper-latent lies within this.
-pub(crate) const HYPER_CLIP: i32 = 127;
 /// round(256 ln(1 + n)): what the magnitudes of four neighbours say of the scale.
 pub(super) const MAGNITUDE: [i32; 32] = [
     0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779,
@@ -32,6 +31,8 @@ pub(super) const MAGNITUDE: [i32; 32] = [
 ];
 /// Most channels that a table file may declare.
 const MAX_CHANNELS: usize = 1024;
+/// The layout of a table file that is read here.
+const LAYOUT: usize = 2;
 /// With more, the sum that gives a scale index could leave 32 bits.
 const MAX_HYPER_CHANNELS: usize = 256;
 /// Means lie within this.
@@ -67,14 +68,13 @@ pub(crate) struct Tables {
     pub channels: usize,
     pub hyper_channels: usize,
     levels: usize,
-    /// (channel, hyper-latent channel): the weights of the positions under one of the hyper-latent.
-    scale_map: Vec<[i16; HYPER * HYPER]>,
+    /// (channel, two channels of the hyper-latent); an odd one is filled up with 0.
+    scale_map: Vec<Weights>,
     scale_bias: Vec<i16>,
     pub(super) context_scale: Vec<i16>,
     pub(super) context_mean: Vec<i16>,
-    pub(super) context_channel: Option<ChannelWeights>,
-    hyper_mean: Vec<i8>,
-    hyper_index: Vec<u8>,
+    pub(super) context_channel: ChannelWeights,
+    pub(super) hyper: HyperPrior,
     ungain: Vec<u16>,
     gain: Vec<f32>,
     pub(super) cdf: CdfSet,
@@ -99,31 +99,38 @@ impl Tables {
         let head = take(4, 2)?;
         let field = |i: usize| usize::from(LE::read_u16(&head[2 * i..]));
         let (c, k, l) = (field(0), field(1), field(2));
-        if c == 0 || k == 0 || c > MAX_CHANNELS || k > MAX_HYPER_CHANNELS || l != 101 || field(3) > 1 {
+        if field(3) != LAYOUT {
+            return Err(damaged("of a layout that this version does not know"));
+        }
+        if c == 0 || k == 0 || c > MAX_CHANNELS || k > MAX_HYPER_CHANNELS || l != 101 {
             return Err(damaged("impossible sizes"));
         }
+        let i8s = |bytes: &[u8]| bytes.iter().map(|&byte| byte as i8).collect::<Vec<_>>();
         let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
         let by_place = i16s(take(HYPER * HYPER * c * k, 2)?);
-        let mut scale_map = vec![[0; HYPER * HYPER]; c * k];
+        let mut scale_map = vec![[0; 2 * PLACES]; c * k.div_ceil(2)];
         for (p, weights) in by_place.chunks_exact(c * k).enumerate() {
-            scale_map.iter_mut().zip(weights).for_each(|(places, &weight)| places[p] = weight);
+            for (pairs, weights) in scale_map.chunks_exact_mut(k.div_ceil(2)).zip(weights.chunks_exact(k)) {
+                weights.iter().enumerate().for_each(|(at, &weight)| pairs[at / 2][2 * p + at % 2] = weight);
+            }
         }
         let scale_bias = i16s(take(l * c, 2)?);
         let context_scale = i16s(take(c, 2)?);
         let context_mean = i16s(take(4 * c, 2)?);
-        let context_channel = match field(3) {
-            0 => None,
-            _ => Some(ChannelWeights::new(c, take(c * (c - 1) / 2, 1)?)),
+        let context_channel = ChannelWeights::new(c, take(c * (c - 1) / 2, 1)?);
+        let hyper = HyperPrior {
+            mean: i8s(take(l * k, 1)?),
+            scale: i16s(take(l * k, 2)?),
+            context_mean: i8s(take(k * HyperPrior::seen(k), 1)?),
+            context_scale: i8s(take(k * HyperPrior::seen(k), 1)?),
         };
-        let hyper_mean = take(l * k, 1)?.iter().map(|&b| b as i8).collect();
-        let hyper_index = take(l * k, 1)?.to_vec();
         let ungain = take(l * c, 2)?.chunks_exact(2).map(LE::read_u16).collect();
         let gain: Vec<f32> = take(l * c, 4)?.chunks_exact(4).map(LE::read_f32).collect();
         let cdf = CdfSet::parse(rest).map_err(|error| damaged(&error.to_string()))?;
         if cdf.tables().len() != 64 {
             return Err(damaged("not 64 frequency tables"));
         }
-        if hyper_index.iter().any(|&i| i > 63) || gain.iter().any(|g| !g.is_finite() || *g <= 0.0) {
+        if gain.iter().any(|g| !g.is_finite() || *g <= 0.0) {
             return Err(damaged("a value is out of range"));
         }
         Ok(Tables {
@@ -135,8 +142,7 @@ impl Tables {
             context_scale,
             context_mean,
             context_channel,
-            hyper_mean,
-            hyper_index,
+            hyper,
             ungain,
             gain,
             cdf,
@@ -158,48 +164,8 @@ impl Tables {
         f32::from(self.ungain(level, channel).max(1)) * 2f32.powi(MEAN_BITS as i32 - UNGAIN_BITS as i32)
     }
 
-    fn row(&self, level: u8) -> usize {
+    pub(super) fn row(&self, level: u8) -> usize {
         usize::from(level).min(self.levels - 1)
-    }
-
-    /// The hyper-latent, channel by channel, rows from the top.
-    pub fn encode_hyper(
-        &self,
-        level: u8,
-        z: &[i8],
-        grid: Grid,
-        encoder: &mut RangeEncoder,
-    ) -> Result<(), Error> {
-        for (k, plane) in z.chunks_exact(grid.hyper().area()).enumerate() {
-            let (mean, table) = self.hyper_model(level, k);
-            for &value in plane {
-                encoder.encode_symbol(table, i32::from(value) - mean)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The inverse of [`encode_hyper`](Self::encode_hyper).
-    pub fn decode_hyper(
-        &self,
-        level: u8,
-        grid: Grid,
-        decoder: &mut RangeDecoder<'_>,
-    ) -> Result<Vec<i8>, Error> {
-        let area = grid.hyper().area();
-        let mut z = Vec::with_capacity(area * self.hyper_channels);
-        for k in 0..self.hyper_channels {
-            let (mean, table) = self.hyper_model(level, k);
-            for _ in 0..area {
-                z.push(hyper_value(decoder.decode_symbol(table) + mean)?);
-            }
-        }
-        Ok(z)
-    }
-
-    pub(super) fn hyper_model(&self, level: u8, k: usize) -> (i32, &CdfTable) {
-        let at = self.row(level) * self.hyper_channels + k;
-        (i32::from(self.hyper_mean[at]), &self.cdf[usize::from(self.hyper_index[at])])
     }
 
     /// Goes through the latent in coding order: channel by channel, first the positions where row + column is even, then
@@ -218,7 +184,7 @@ impl Tables {
     ) -> Result<Vec<i16>, Error> {
         let Grid { height, width } = grid;
         let scales = Scales::new(self, level, z, grid);
-        let mut channels = ChannelContext::new(self.context_channel.as_ref(), grid.area());
+        let mut channels = ChannelContext::new(&self.context_channel, grid.area());
         let mut indices = vec![0i32; grid.area()];
         let padded = grid.padded();
         let mut latent = zeros::<i16>(self.channels * grid.area());
@@ -371,9 +337,8 @@ pub(super) struct Scales<'a> {
     tables: &'a Tables,
     bias: &'a [i16],
     grid: Grid,
-    /// Channel and value of what is not 0 in the hyper-latent, position by position; `ends` says where each ends.
-    values: Vec<(u16, i16)>,
-    ends: Vec<usize>,
+    /// The hyper-latent, position by position, two channels at a time.
+    values: Vec<[i16; 2]>,
     /// The largest magnitude of each hyper-latent channel.
     largest: Vec<i32>,
     vectors: Vectors,
@@ -383,29 +348,39 @@ impl<'a> Scales<'a> {
     pub fn new(tables: &'a Tables, level: u8, z: &[i8], grid: Grid) -> Self {
         let area = grid.hyper().area();
         let planes = || z.chunks_exact(area);
-        let (mut values, mut ends) = (Vec::new(), Vec::with_capacity(area));
-        for at in 0..area {
-            let column = (0u16..).zip(planes().map(|plane| i16::from(plane[at])));
-            values.extend(column.filter(|(_, value)| *value != 0));
-            ends.push(values.len());
+        let pairs = tables.hyper_channels.div_ceil(2);
+        let mut values = vec![[0; 2]; area * pairs];
+        for (k, plane) in planes().enumerate() {
+            for (column, &value) in values.chunks_exact_mut(pairs).zip(plane) {
+                column[k / 2][k % 2] = i16::from(value);
+            }
         }
         let magnitudes = |plane: &[i8]| plane.iter().map(|v| i32::from(v.unsigned_abs())).max().unwrap_or(0);
         let largest = planes().map(magnitudes).collect();
         let bias = &tables.scale_bias[tables.row(level) * tables.channels..][..tables.channels];
-        Scales { tables, bias, grid, values, ends, largest, vectors: vectors() }
+        Scales { tables, bias, grid, values, largest, vectors: vectors() }
     }
 
-    fn weights(&self, c: usize) -> &'a [[i16; HYPER * HYPER]] {
-        let k = self.tables.hyper_channels;
-        &self.tables.scale_map[c * k..][..k]
+    fn pairs(&self) -> usize {
+        self.tables.hyper_channels.div_ceil(2)
+    }
+
+    fn weights(&self, c: usize) -> &'a [Weights] {
+        &self.tables.scale_map[c * self.pairs()..][..self.pairs()]
     }
 
     /// Whether every index of the channel is 0 whatever the position, when the channels before add no more than `context`: then
     /// every symbol is 0, so that no neighbour says anything else. Many channels are at low qualities.
     pub fn is_silent(&self, c: usize, context: impl FnOnce() -> i32) -> bool {
-        let mut most = [i32::from(self.bias[c]); HYPER * HYPER];
-        for (weights, &largest) in self.weights(c).iter().zip(&self.largest) {
-            most.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum += i32::from(weight).abs() * largest);
+        let mut most = [i32::from(self.bias[c]); PLACES];
+        for (weights, largest) in self.weights(c).iter().zip(self.largest.chunks(2)) {
+            for (sum, pair) in most.iter_mut().zip(weights.chunks_exact(2)) {
+                *sum += pair
+                    .iter()
+                    .zip(largest)
+                    .map(|(weight, largest)| i32::from(*weight).abs() * largest)
+                    .sum::<i32>();
+            }
         }
         let most = most.into_iter().max().unwrap_or(0);
         let is_zero = |index| shift_round(index, INDEX_BITS) <= 0;
@@ -418,10 +393,7 @@ impl<'a> Scales<'a> {
         let Grid { height, width } = self.grid;
         let hyper = self.grid.hyper();
         let weights = self.weights(c);
-        let mut start = 0;
-        for (at, &end) in self.ends.iter().enumerate() {
-            let values = &self.values[start..end];
-            start = end;
+        for (at, values) in self.values.chunks_exact(self.pairs()).enumerate() {
             if !wanted(at) {
                 continue;
             }
@@ -435,20 +407,23 @@ impl<'a> Scales<'a> {
     }
 }
 
-type Weights = [i16; HYPER * HYPER];
+/// Positions under one of the hyper-latent.
+const PLACES: usize = HYPER * HYPER;
+/// Those of two channels of the hyper-latent, side by side for each position: x86 multiplies and adds such pairs at once.
+type Weights = [i16; 2 * PLACES];
 
 for_vectors!(
     /// `bias` and the weights of all `values`, place by place.
-    fn weighted(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER]
+    fn weighted(bias: i32, values: &[[i16; 2]], weights: &[Weights]) -> [i32; PLACES]
         = weighted_loop, weighted_v3, weighted_plain
 );
 
 #[inline(always)]
-fn weighted_loop(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
-    let mut sums = [bias; HYPER * HYPER];
-    for &(channel, value) in values {
-        for (sum, &weight) in sums.iter_mut().zip(&weights[usize::from(channel)]) {
-            *sum += i32::from(weight) * i32::from(value);
+fn weighted_loop(bias: i32, values: &[[i16; 2]], weights: &[Weights]) -> [i32; PLACES] {
+    let mut sums = [bias; PLACES];
+    for (&[a, b], weights) in values.iter().zip(weights) {
+        for (sum, pair) in sums.iter_mut().zip(weights.chunks_exact(2)) {
+            *sum += i32::from(pair[0]) * i32::from(a) + i32::from(pair[1]) * i32::from(b);
         }
     }
     sums
@@ -478,14 +453,6 @@ fn table_numbers_loop(indices: &[i32], tables: &mut [u8]) {
     for (table, &index) in tables.iter_mut().zip(indices) {
         *table = shift_round(index, INDEX_BITS).clamp(0, 63) as u8;
     }
-}
-
-/// A decoded hyper-latent value, if it is one.
-pub(super) fn hyper_value(value: i32) -> Result<i8, Error> {
-    i8::try_from(value)
-        .ok()
-        .filter(|v| i32::from(*v).abs() <= HYPER_CLIP)
-        .ok_or_else(|| Error::corrupt("a hyper-latent value is out of range"))
 }
 
 /// The nearest integer, the even one of two, for magnitudes below 2^22: above 2^23 a `f32` has no fraction, so that an addition
@@ -534,7 +501,7 @@ mod tests {
     fn weights_add_up_to_the_same_with_and_without_vectors() {
         let weights: Vec<Weights> =
             (0..5i16).map(|k| std::array::from_fn(|i| 3000 * k - 997 * i as i16)).collect();
-        let values = [(0, 127), (4, -127), (2, 1), (3, -60)];
+        let values = [[127, -5], [0, 3], [1, 1], [-60, 8], [-127, -127]];
         assert_eq!(weighted(vectors(), -77, &values, &weights), weighted_plain(-77, &values, &weights));
     }
 
@@ -566,14 +533,12 @@ mod tests {
     fn damaged_tables_are_refused() {
         assert!(Tables::parse(&[]).is_err());
         assert!(Tables::parse(&[0xff; 8]).is_err());
-        let mut head = vec![160, 0, 48, 0, 101, 0, 0, 0];
+        let head = vec![160, 0, 48, 0, 101, 0, 2, 0];
         assert!(Tables::parse(&head).unwrap_err().to_string().contains("cut short"));
-        head[6] = 1;
-        assert!(Tables::parse(&head).unwrap_err().to_string().contains("cut short"));
-        for (at, value) in [(6, 2), (4, 100)] {
+        for (at, value, message) in [(6, 1, "layout"), (4, 100, "impossible sizes")] {
             let mut head = head.clone();
             head[at] = value;
-            assert!(Tables::parse(&head).unwrap_err().to_string().contains("impossible sizes"));
+            assert!(Tables::parse(&head).unwrap_err().to_string().contains(message));
         }
     }
 

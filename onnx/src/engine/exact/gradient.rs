@@ -66,7 +66,7 @@ impl Program {
                 Step::Depthwise { of, unfolding, weights, requantiser, .. } => {
                     through_requantiser(&mut gradient, requantiser, Some(registers.bytes(&to)));
                     let row = width * to.factor;
-                    let before = through_depthwise(&gradient, row, to.channels, weights);
+                    let before = through_depthwise(isa, &gradient, row, to.channels, weights);
                     gradients.add(
                         *of,
                         match unfolding {
@@ -140,26 +140,16 @@ fn through_requantiser(gradient: &mut [f32], requantiser: &Requantiser, bytes: O
 }
 
 /// Back through a 3x3 convolution of each channel by itself: (H, W, C), `row` being W, `weights` (9, C).
-fn through_depthwise(gradient: &[f32], row: usize, channels: usize, weights: &[i32]) -> Vec<f32> {
+fn through_depthwise(isa: Isa, gradient: &[f32], row: usize, channels: usize, weights: &[i32]) -> Vec<f32> {
     let line = row * channels;
     let height = gradient.len() / line;
     let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
     let mut before = vec![0.0; gradient.len()];
     for (y, to) in before.chunks_exact_mut(line).enumerate() {
-        for (tap, weights) in weights.chunks_exact(channels).enumerate() {
-            // Output (y + 1 - dy, x + 1 - dx) has read (y, x) with the weights of the tap (dy, dx).
-            let (dy, dx) = (tap / 3, tap % 3);
+        for (dy, weights) in weights.chunks_exact(3 * channels).enumerate() {
+            // The output in row y + 1 - dy has read row y with the weights of dy.
             let Some(from) = (y + 1).checked_sub(dy).filter(|from| *from < height) else { continue };
-            let from = &gradient[from * line..][..line];
-            let (skip_to, skip_from) =
-                (dx.saturating_sub(1) * channels, 1usize.saturating_sub(dx) * channels);
-            let pixels =
-                to[skip_to..].chunks_exact_mut(channels).zip(from[skip_from..].chunks_exact(channels));
-            for (to, from) in pixels {
-                for ((to, from), weight) in to.iter_mut().zip(from).zip(weights) {
-                    *to += from * weight;
-                }
-            }
+            kernel::spread(isa, to, &gradient[from * line..][..line], weights, channels);
         }
     }
     before

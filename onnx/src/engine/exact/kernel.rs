@@ -610,6 +610,25 @@ fn add_loop(values: &mut [f32], bytes: &[u8], scale: f32, zero: u8) {
 }
 
 for_vectors!(
+    /// Adds to each pixel of a line those of another one beside it, times the weights (3, C) by which they have read it.
+    spread, spread_loop, (to: &mut [f32], from: &[f32], weights: &[f32], channels: usize)
+);
+
+#[inline(always)]
+fn spread_loop(to: &mut [f32], from: &[f32], weights: &[f32], channels: usize) {
+    let row = to.len() / channels;
+    for (x, to) in to.chunks_exact_mut(channels).enumerate() {
+        for (dx, weights) in weights.chunks_exact(channels).enumerate() {
+            let Some(beside) = (x + 1).checked_sub(dx).filter(|beside| *beside < row) else { continue };
+            for ((to, from), weight) in to.iter_mut().zip(&from[beside * channels..][..channels]).zip(weights)
+            {
+                *to += from * weight;
+            }
+        }
+    }
+}
+
+for_vectors!(
     /// Rounds to integers, half to even, and clips.
     round, round_loop, (values: &mut [f32], low: f32, high: f32)
 );

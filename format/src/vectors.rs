@@ -2,12 +2,12 @@
 
 /// Whether the processor has AVX2.
 #[cfg(target_arch = "x86_64")]
-pub(super) type Vectors = Option<archmage::X64V3Token>;
+pub(crate) type Vectors = Option<archmage::X64V3Token>;
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) type Vectors = ();
+pub(crate) type Vectors = ();
 
 /// What [`for_vectors`] asks for.
-pub(super) fn vectors() -> Vectors {
+pub(crate) fn vectors() -> Vectors {
     #[cfg(target_arch = "x86_64")]
     archmage::SimdToken::summon()
 }
@@ -18,7 +18,7 @@ macro_rules! for_vectors {
     ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
         $(#[$about])*
         #[inline]
-        fn $name(vectors: Vectors, $($argument: $type),*) $(-> $result)? {
+        fn $name(vectors: $crate::vectors::Vectors, $($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             if let Some(token) = vectors {
                 return $v3(token, $($argument),*);
@@ -41,4 +41,4 @@ macro_rules! for_vectors {
     };
 }
 
-pub(super) use for_vectors;
+pub(crate) use for_vectors;
