@@ -21,7 +21,7 @@ LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of th
 LATENT_CLIP = 2047
 HYPER_UNIT = 1 / 4  # of the hyper-latent, whose values are coded about means of this unit
 HYPER_CLIP = 127  # of these units
-HYPER_ROUNDS = 3
+HYPER_ROUNDS = 3  # in which `Model.hyper_latent` finds what is coded
 STRENGTH = 0.045  # as in format/src/codec/encode.rs
 
 

@@ -68,8 +68,8 @@ pub(crate) struct Tables {
     pub channels: usize,
     pub hyper_channels: usize,
     levels: usize,
-    /// (channel, two channels of the hyper-latent); an odd one is filled up with 0.
-    scale_map: Vec<Weights>,
+    /// (channel, hyper-latent channel): the weights of the positions under one of the hyper-latent.
+    scale_map: Vec<[i16; HYPER * HYPER]>,
     scale_bias: Vec<i16>,
     pub(super) context_scale: Vec<i16>,
     pub(super) context_mean: Vec<i16>,
@@ -108,11 +108,9 @@ impl Tables {
         let i8s = |bytes: &[u8]| bytes.iter().map(|&byte| byte as i8).collect::<Vec<_>>();
         let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
         let by_place = i16s(take(HYPER * HYPER * c * k, 2)?);
-        let mut scale_map = vec![[0; 2 * PLACES]; c * k.div_ceil(2)];
+        let mut scale_map = vec![[0; HYPER * HYPER]; c * k];
         for (p, weights) in by_place.chunks_exact(c * k).enumerate() {
-            for (pairs, weights) in scale_map.chunks_exact_mut(k.div_ceil(2)).zip(weights.chunks_exact(k)) {
-                weights.iter().enumerate().for_each(|(at, &weight)| pairs[at / 2][2 * p + at % 2] = weight);
-            }
+            scale_map.iter_mut().zip(weights).for_each(|(places, &weight)| places[p] = weight);
         }
         let scale_bias = i16s(take(l * c, 2)?);
         let context_scale = i16s(take(c, 2)?);
@@ -337,8 +335,9 @@ pub(super) struct Scales<'a> {
     tables: &'a Tables,
     bias: &'a [i16],
     grid: Grid,
-    /// The hyper-latent, position by position, two channels at a time.
-    values: Vec<[i16; 2]>,
+    /// Channel and value of what is not 0 in the hyper-latent, position by position; `ends` says where each ends.
+    values: Vec<(u16, i16)>,
+    ends: Vec<usize>,
     /// The largest magnitude of each hyper-latent channel.
     largest: Vec<i32>,
     vectors: Vectors,
@@ -348,39 +347,29 @@ impl<'a> Scales<'a> {
     pub fn new(tables: &'a Tables, level: u8, z: &[i8], grid: Grid) -> Self {
         let area = grid.hyper().area();
         let planes = || z.chunks_exact(area);
-        let pairs = tables.hyper_channels.div_ceil(2);
-        let mut values = vec![[0; 2]; area * pairs];
-        for (k, plane) in planes().enumerate() {
-            for (column, &value) in values.chunks_exact_mut(pairs).zip(plane) {
-                column[k / 2][k % 2] = i16::from(value);
-            }
+        let (mut values, mut ends) = (Vec::new(), Vec::with_capacity(area));
+        for at in 0..area {
+            let column = (0u16..).zip(planes().map(|plane| i16::from(plane[at])));
+            values.extend(column.filter(|(_, value)| *value != 0));
+            ends.push(values.len());
         }
         let magnitudes = |plane: &[i8]| plane.iter().map(|v| i32::from(v.unsigned_abs())).max().unwrap_or(0);
         let largest = planes().map(magnitudes).collect();
         let bias = &tables.scale_bias[tables.row(level) * tables.channels..][..tables.channels];
-        Scales { tables, bias, grid, values, largest, vectors: vectors() }
+        Scales { tables, bias, grid, values, ends, largest, vectors: vectors() }
     }
 
-    fn pairs(&self) -> usize {
-        self.tables.hyper_channels.div_ceil(2)
-    }
-
-    fn weights(&self, c: usize) -> &'a [Weights] {
-        &self.tables.scale_map[c * self.pairs()..][..self.pairs()]
+    fn weights(&self, c: usize) -> &'a [[i16; HYPER * HYPER]] {
+        let k = self.tables.hyper_channels;
+        &self.tables.scale_map[c * k..][..k]
     }
 
     /// Whether every index of the channel is 0 whatever the position, when the channels before add no more than `context`: then
     /// every symbol is 0, so that no neighbour says anything else. Many channels are at low qualities.
     pub fn is_silent(&self, c: usize, context: impl FnOnce() -> i32) -> bool {
-        let mut most = [i32::from(self.bias[c]); PLACES];
-        for (weights, largest) in self.weights(c).iter().zip(self.largest.chunks(2)) {
-            for (sum, pair) in most.iter_mut().zip(weights.chunks_exact(2)) {
-                *sum += pair
-                    .iter()
-                    .zip(largest)
-                    .map(|(weight, largest)| i32::from(*weight).abs() * largest)
-                    .sum::<i32>();
-            }
+        let mut most = [i32::from(self.bias[c]); HYPER * HYPER];
+        for (weights, &largest) in self.weights(c).iter().zip(&self.largest) {
+            most.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum += i32::from(weight).abs() * largest);
         }
         let most = most.into_iter().max().unwrap_or(0);
         let is_zero = |index| shift_round(index, INDEX_BITS) <= 0;
@@ -393,7 +382,10 @@ impl<'a> Scales<'a> {
         let Grid { height, width } = self.grid;
         let hyper = self.grid.hyper();
         let weights = self.weights(c);
-        for (at, values) in self.values.chunks_exact(self.pairs()).enumerate() {
+        let mut start = 0;
+        for (at, &end) in self.ends.iter().enumerate() {
+            let values = &self.values[start..end];
+            start = end;
             if !wanted(at) {
                 continue;
             }
@@ -407,23 +399,20 @@ impl<'a> Scales<'a> {
     }
 }
 
-/// Positions under one of the hyper-latent.
-const PLACES: usize = HYPER * HYPER;
-/// Those of two channels of the hyper-latent, side by side for each position: x86 multiplies and adds such pairs at once.
-type Weights = [i16; 2 * PLACES];
+type Weights = [i16; HYPER * HYPER];
 
 for_vectors!(
     /// `bias` and the weights of all `values`, place by place.
-    fn weighted(bias: i32, values: &[[i16; 2]], weights: &[Weights]) -> [i32; PLACES]
+    fn weighted(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER]
         = weighted_loop, weighted_v3, weighted_plain
 );
 
 #[inline(always)]
-fn weighted_loop(bias: i32, values: &[[i16; 2]], weights: &[Weights]) -> [i32; PLACES] {
-    let mut sums = [bias; PLACES];
-    for (&[a, b], weights) in values.iter().zip(weights) {
-        for (sum, pair) in sums.iter_mut().zip(weights.chunks_exact(2)) {
-            *sum += i32::from(pair[0]) * i32::from(a) + i32::from(pair[1]) * i32::from(b);
+fn weighted_loop(bias: i32, values: &[(u16, i16)], weights: &[Weights]) -> [i32; HYPER * HYPER] {
+    let mut sums = [bias; HYPER * HYPER];
+    for &(channel, value) in values {
+        for (sum, &weight) in sums.iter_mut().zip(&weights[usize::from(channel)]) {
+            *sum += i32::from(weight) * i32::from(value);
         }
     }
     sums
@@ -501,7 +490,7 @@ mod tests {
     fn weights_add_up_to_the_same_with_and_without_vectors() {
         let weights: Vec<Weights> =
             (0..5i16).map(|k| std::array::from_fn(|i| 3000 * k - 997 * i as i16)).collect();
-        let values = [[127, -5], [0, 3], [1, 1], [-60, 8], [-127, -127]];
+        let values = [(0, 127), (4, -127), (2, 1), (3, -60)];
         assert_eq!(weighted(vectors(), -77, &values, &weights), weighted_plain(-77, &values, &weights));
     }
 

@@ -207,15 +207,16 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
 
 
-def test_refined_latents_are_decoded_to_something_nearer():
+def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
+    # With the same regard for bits, so that only the way they went counts.
+    monkeypatch.setattr(refine, "REFINED", 1.0)
     whole = model.load(ROOT / "onnx" / "models" / "sdl-6.pt")
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
     x, level, c = data.Crops([photograph], 192, 4).batch(2), torch.tensor([0.4, 0.8]), run.configuration(ROOT / "onnx" / "train" / "generation-6-synthesis.toml")["loss"]
     plain, better = (refine.refined(whole, whole.synthesis, x, level, steps, c) for steps in (0, 4))
     with torch.no_grad():
         before, after = (train.distortion_of(whole.synthesis(latent), x, c)[0] for latent in (plain, better))
-    # Although it is rounded with more regard for bits.
-    assert (after < 0.97 * before).all()
+    assert (after < 0.94 * before).all()
     assert not better.requires_grad
 
 
