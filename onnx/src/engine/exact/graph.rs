@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
-use super::kernel::{DIGIT_BITS, LANES, Matrix, Requantiser};
+use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser};
 use super::lines::{Unfolding, transposed};
 use super::program::{Output, Place, Program, Scale, Step};
 use crate::{Dimension, ElementType, ValueInfo};
@@ -96,8 +96,8 @@ enum Kind {
     Depthwise(Rc<Vec<i8>>, u8),
 }
 
-/// The program of a graph with its inputs and outputs.
-pub(super) fn compile(graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
+/// The program of a graph for some vectors, with its inputs and outputs.
+pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
     let ([input], [output]) = (&graph.input[..], &graph.output[..]) else { return None };
     let (input_info, output_info) = (info(input)?, info(output)?);
     let channels = match input_info.shape.as_deref()? {
@@ -105,7 +105,7 @@ pub(super) fn compile(graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Ve
         _ => return None,
     };
     let stride = stride(graph)?;
-    let mut reader = Reader { values: HashMap::new(), steps: Vec::new(), registers: 0 };
+    let mut reader = Reader { isa, values: HashMap::new(), steps: Vec::new(), registers: 0 };
     for tensor in &graph.initializer {
         reader.values.insert(tensor.name.clone()?, Value::Constant(constant(tensor)?));
     }
@@ -129,6 +129,7 @@ pub(super) fn compile(graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Ve
 
 /// What reads a graph.
 struct Reader {
+    isa: Isa,
     values: HashMap<String, Value>,
     steps: Vec<Step>,
     registers: usize,
@@ -351,7 +352,7 @@ impl Reader {
             return None;
         }
         let to = self.register(bias.len(), of.factor);
-        let matrix = Matrix::new(&weights, of.channels)?;
+        let matrix = Matrix::new(self.isa, &weights, of.channels)?;
         let requantiser = Requantiser { bias, scale: scales, zero: 0 };
         self.steps.push(Step::FromBytes { of, matrix, requantiser, to });
         Some(Value::Wide(to, Order::First))
@@ -369,9 +370,12 @@ impl Reader {
                 let requantiser = Requantiser { bias: bias.clone(), scale: scales, zero: scale.zero };
                 let of = *of;
                 let step = match kind {
-                    Kind::Pointwise(weights) => {
-                        Step::Pointwise { of, matrix: Matrix::new(weights, of.channels)?, requantiser, to }
-                    }
+                    Kind::Pointwise(weights) => Step::Pointwise {
+                        of,
+                        matrix: Matrix::new(self.isa, weights, of.channels)?,
+                        requantiser,
+                        to,
+                    },
                     Kind::Depthwise(weights, border) => {
                         let weights = (0..9)
                             .flat_map(|tap| weights.iter().skip(tap).step_by(9).map(|&w| i32::from(w)))

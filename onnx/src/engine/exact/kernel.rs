@@ -9,16 +9,21 @@ use std::arch::x86_64::*;
 
 /// Columns of a vector of sums.
 pub(super) const LANES: usize = 16;
+/// The same of the vectors of AVX2.
+const HALF: usize = LANES / 2;
 /// Bits of a digit of a weight: from -64 to 64, so that the AVX2 instructions do not saturate.
 pub(super) const DIGIT_BITS: u32 = 7;
 /// Rows that a product of matrices takes at a time.
 const ROWS: usize = 6;
-/// The same with the half as long vectors.
-const ROWS_AVX2: usize = 4;
+/// What is out of the range of bytes; beyond 2^31 a conversion would come back at the other end.
+const FAR: f32 = 512.0;
+/// Weights of one sign whose products with bytes fit 16 bits together: 128 * 255 < 2^15.
+const ROOM: i16 = 128;
 
 /// What the processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isa {
+    /// AVX2 and fused multiplication, which came together.
     Avx2,
     /// AVX-512 with its instructions for bytes (VNNI).
     Vnni,
@@ -32,7 +37,8 @@ impl Isa {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni");
-        if has_vnni { Some(Isa::Vnni) } else { is_x86_feature_detected!("avx2").then_some(Isa::Avx2) }
+        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if has_vnni { Some(Isa::Vnni) } else { has_avx2.then_some(Isa::Avx2) }
     }
 }
 
@@ -46,17 +52,23 @@ pub(super) struct Requantiser {
     pub zero: u8,
 }
 
-/// Weights (K, N) as the products take them: digits of [`DIGIT_BITS`] bits, the highest ones first, each (K / 4, N, 4).
+/// Weights (K, N) as the products take them: digits of [`DIGIT_BITS`] bits, the highest ones first. Each digit is (N / B, K / 4, B, 4)
+/// with B columns side by side: all of them, or what a vector of AVX2 has.
 #[derive(Debug)]
 pub(super) struct Matrix {
     pub inputs: usize,
     pub outputs: usize,
+    isa: Isa,
+    block: usize,
     digits: Vec<Vec<i8>>,
+    /// For each digit and each block of AVX2: how many times in a row products of four inputs are added in 16 bits, until they go
+    /// on in 32. Most weights are far from the largest, so that four go together; going on costs as much as a product.
+    runs: Vec<Vec<u8>>,
 }
 
 impl Matrix {
     /// The digits of `weights` are (N, K) each; K is a multiple of 4 and N of [`LANES`].
-    pub fn new(weights: &[Vec<i8>], inputs: usize) -> Option<Self> {
+    pub fn new(isa: Isa, weights: &[Vec<i8>], inputs: usize) -> Option<Self> {
         let length = weights.first()?.len();
         let outputs = length.checked_div(inputs)?;
         if !inputs.is_multiple_of(4)
@@ -66,32 +78,74 @@ impl Matrix {
         {
             return None;
         }
+        let block = match isa {
+            Isa::Vnni => outputs,
+            Isa::Avx2 => HALF,
+        };
         let packed = |digit: &Vec<i8>| {
             let mut packed = Vec::with_capacity(length);
-            for k in (0..inputs).step_by(4) {
-                for n in 0..outputs {
-                    packed.extend_from_slice(&digit[n * inputs + k..][..4]);
+            for first in (0..outputs).step_by(block) {
+                for k in (0..inputs).step_by(4) {
+                    for n in first..first + block {
+                        packed.extend_from_slice(&digit[n * inputs + k..][..4]);
+                    }
                 }
             }
             packed
         };
-        Some(Matrix { inputs, outputs, digits: weights.iter().map(packed).collect() })
+        let digits: Vec<_> = weights.iter().map(packed).collect();
+        let runs = match isa {
+            Isa::Vnni => Vec::new(),
+            Isa::Avx2 => {
+                let blocks = digits.iter().flat_map(|digit| digit.chunks_exact(HALF * inputs));
+                // SAFETY: `isa` was found on this processor.
+                blocks.map(|block| unsafe { runs(block) }).collect()
+            }
+        };
+        Some(Matrix { inputs, outputs, isa, block, digits, runs })
     }
 
     /// The weights (N, K), each the sum of its digits.
     pub fn weights(&self) -> Vec<f32> {
         let mut weights = vec![0.0; self.inputs * self.outputs];
         for digit in &self.digits {
-            for (k, column) in digit.chunks_exact(4 * self.outputs).enumerate() {
-                for (n, four) in column.chunks_exact(4).enumerate() {
-                    let to = &mut weights[n * self.inputs + 4 * k..][..4];
-                    let digit = (1 << DIGIT_BITS) as f32;
-                    to.iter_mut().zip(four).for_each(|(to, &w)| *to = *to * digit + f32::from(w));
+            for (block, columns) in digit.chunks_exact(self.block * self.inputs).enumerate() {
+                for (k, column) in columns.chunks_exact(4 * self.block).enumerate() {
+                    for (n, four) in column.chunks_exact(4).enumerate() {
+                        let to = &mut weights[(block * self.block + n) * self.inputs + 4 * k..][..4];
+                        let digit = (1 << DIGIT_BITS) as f32;
+                        to.iter_mut().zip(four).for_each(|(to, &w)| *to = *to * digit + f32::from(w));
+                    }
                 }
             }
         }
         weights
     }
+}
+
+/// The runs of a block, (K / 4, [`HALF`], 4).
+#[target_feature(enable = "avx2")]
+fn runs(block: &[i8]) -> Vec<u8> {
+    let (none, ones, room) = (_mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_set1_epi16(ROOM));
+    let mut runs = Vec::new();
+    // What the positive weights of each sum of 16 bits add up to, and the negative ones; two of each four go into one.
+    let mut sums = [none; 2];
+    for line in block.chunks_exact(4 * HALF) {
+        // SAFETY: it has 32 bytes.
+        let weights = unsafe { _mm256_loadu_si256(line.as_ptr().cast()) };
+        let signs = [weights, _mm256_sub_epi8(none, weights)];
+        let next = signs.map(|weights| _mm256_maddubs_epi16(_mm256_max_epi8(weights, none), ones));
+        sums = [0, 1].map(|sign| _mm256_add_epi16(sums[sign], next[sign]));
+        let beyond = _mm256_cmpgt_epi16(_mm256_max_epi16(sums[0], sums[1]), room);
+        match runs.last_mut() {
+            Some(run) if _mm256_testz_si256(beyond, beyond) == 1 && *run < u8::MAX => *run += 1,
+            _ => {
+                runs.push(1);
+                sums = next;
+            }
+        }
+    }
+    runs
 }
 
 /// Columns of a product that are taken at a time: the first one, and how many vectors. As even as can be: three and three rather
@@ -127,7 +181,7 @@ pub(super) enum Out<'a> {
 }
 
 /// (M, K) bytes times (K, N) weights.
-pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser, mut out: Out<'_>) {
+pub(super) fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, mut out: Out<'_>) {
     let rows = bytes.len() / matrix.inputs;
     assert_eq!(bytes.len(), rows * matrix.inputs);
     let length = match &out {
@@ -138,19 +192,19 @@ pub(super) fn product(isa: Isa, bytes: &[u8], matrix: &Matrix, to: &Requantiser,
     let out = &mut out;
     assert!(to.bias.len() == matrix.outputs && to.scale.len() == matrix.outputs);
     let whole = rows - rows % ROWS;
-    for (column, count) in blocks(matrix.outputs) {
-        // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
-        unsafe {
-            match isa {
-                Isa::Vnni => {
+    // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
+    unsafe {
+        match matrix.isa {
+            Isa::Vnni => {
+                for (column, count) in blocks(matrix.outputs) {
                     with_vectors!(count, product_vnni::<6>(bytes, matrix, to, out, column, 0..whole));
                     with_vectors!(count, product_vnni::<1>(bytes, matrix, to, out, column, whole..rows));
                 }
-                Isa::Avx2 => {
-                    for half in 0..2 * count {
-                        let column = column + half * LANES / 2;
-                        product_avx2(bytes, matrix, to, out, column, rows);
-                    }
+            }
+            Isa::Avx2 => {
+                for column in (0..matrix.outputs).step_by(HALF) {
+                    product_avx2::<ROWS>(bytes, matrix, to, out, column, 0..whole);
+                    product_avx2::<1>(bytes, matrix, to, out, column, whole..rows);
                 }
             }
         }
@@ -166,7 +220,7 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
     column: usize,
     rows: std::ops::Range<usize>,
 ) {
-    let Matrix { inputs, outputs, digits } = matrix;
+    let Matrix { inputs, outputs, digits, .. } = matrix;
     let (inputs, outputs) = (*inputs, *outputs);
     let zero = _mm512_set1_epi32(to.zero.into());
     for row in rows.step_by(R) {
@@ -218,76 +272,91 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn levels(values: __m512, scale: __m512, zero: __m512i) -> __m128i {
-    let rounded = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(values, scale)), zero);
+    let scaled = _mm512_mul_ps(values, scale);
+    let near = _mm512_max_ps(_mm512_min_ps(scaled, _mm512_set1_ps(FAR)), _mm512_set1_ps(-FAR));
+    let rounded = _mm512_add_epi32(_mm512_cvtps_epi32(near), zero);
     let clipped = _mm512_min_epi32(_mm512_max_epi32(rounded, _mm512_setzero_si512()), _mm512_set1_epi32(255));
     _mm512_cvtepi32_epi8(clipped)
 }
 
 /// Eight columns. A pair of products stays below 2^15, because weights have 7 bits.
 #[target_feature(enable = "avx2")]
-unsafe fn product_avx2(
+unsafe fn product_avx2<const R: usize>(
     bytes: &[u8],
     matrix: &Matrix,
     to: &Requantiser,
     out: &mut Out<'_>,
     column: usize,
-    rows: usize,
+    rows: std::ops::Range<usize>,
 ) {
-    const R: usize = ROWS_AVX2;
-    let Matrix { inputs, outputs, digits } = matrix;
-    let (inputs, outputs) = (*inputs, *outputs);
+    let (inputs, outputs) = (matrix.inputs, matrix.outputs);
     let ones = _mm256_set1_epi16(1);
-    for row in (0..rows).step_by(R) {
-        let count = R.min(rows - row);
+    let zero = _mm256_set1_epi32(to.zero.into());
+    // SAFETY: both have `outputs` elements, and column + 8 <= outputs.
+    let bias = unsafe { _mm256_loadu_si256(to.bias.as_ptr().add(column).cast()) };
+    let scale = unsafe { _mm256_loadu_ps(to.scale.as_ptr().add(column)) };
+    for row in rows.step_by(R) {
+        // SAFETY: row + R <= rows.
+        let from: [*const u8; R] = std::array::from_fn(|r| unsafe { bytes.as_ptr().add((row + r) * inputs) });
         let mut sums = [_mm256_setzero_si256(); R];
-        for (digit, packed) in digits.iter().enumerate() {
+        for (digit, packed) in matrix.digits.iter().enumerate() {
             if digit > 0 {
                 for sum in &mut sums {
                     *sum = _mm256_slli_epi32::<{ DIGIT_BITS as i32 }>(*sum);
                 }
             }
-            for k in (0..inputs).step_by(4) {
-                // SAFETY: `packed` has inputs * outputs bytes, and column + 8 <= outputs.
-                let at = unsafe { packed.as_ptr().add(k * outputs + column * 4) };
-                let weights = unsafe { _mm256_loadu_si256(at.cast()) };
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    // The last row stands in for those that are not there.
-                    let row = row + r.min(count - 1);
-                    // SAFETY: row < rows, and k + 4 <= inputs.
-                    let at = unsafe { bytes.as_ptr().add(row * inputs + k) };
-                    let four = _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() });
-                    let pairs = _mm256_maddubs_epi16(four, weights);
+            let packed = &packed[column * inputs..][..HALF * inputs];
+            let mut k = 0;
+            for &run in &matrix.runs[(digit * outputs + column) / HALF] {
+                let mut pairs = [_mm256_setzero_si256(); R];
+                for _ in 0..run {
+                    // SAFETY: the runs of a block add up to inputs / 4, and it has 8 * inputs bytes.
+                    let weights = unsafe { _mm256_loadu_si256(packed.as_ptr().add(HALF * k).cast()) };
+                    for (pairs, from) in pairs.iter_mut().zip(from) {
+                        // SAFETY: k + 4 <= inputs.
+                        let four = unsafe { from.add(k).cast::<i32>().read_unaligned() };
+                        let products = _mm256_maddubs_epi16(_mm256_set1_epi32(four), weights);
+                        *pairs = _mm256_add_epi16(*pairs, products);
+                    }
+                    k += 4;
+                }
+                for (sum, pairs) in sums.iter_mut().zip(pairs) {
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
                 }
             }
         }
-        for (r, sum) in sums.iter().enumerate().take(count) {
-            let mut eight = [0i32; 8];
-            // SAFETY: the array has 32 bytes.
-            unsafe { _mm256_storeu_si256(eight.as_mut_ptr().cast(), *sum) };
+        for (r, sum) in sums.iter().enumerate() {
+            let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(*sum, bias));
             let at = (row + r) * outputs + column;
-            let (bias, scale) = (&to.bias[column..][..8], &to.scale[column..][..8]);
+            // SAFETY: `out` has `outputs` elements for each row.
             match out {
-                Out::Bytes(bytes) => {
-                    let bytes = &mut bytes[at..][..8];
-                    for i in 0..8 {
-                        bytes[i] = level(eight[i] + bias[i], scale[i], to.zero);
-                    }
-                }
-                Out::Values(values) => {
-                    let values = &mut values[at..][..8];
-                    for i in 0..8 {
-                        values[i] = (eight[i] + bias[i]) as f32 * scale[i];
-                    }
-                }
+                Out::Bytes(bytes) => unsafe {
+                    _mm_storel_epi64(bytes.as_mut_ptr().add(at).cast(), levels_avx2(sum, scale, zero));
+                },
+                Out::Values(values) => unsafe {
+                    _mm256_storeu_ps(values.as_mut_ptr().add(at), _mm256_mul_ps(sum, scale));
+                },
             }
         }
     }
 }
 
-#[inline(always)]
-fn level(sum: i32, scale: f32, zero: u8) -> u8 {
-    ((sum as f32 * scale).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0) as u8
+/// Eight values times `scale`, rounded, from `zero` on; not yet clipped.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn rounded_avx2(values: __m256, scale: __m256, zero: __m256i) -> __m256i {
+    let scaled = _mm256_mul_ps(values, scale);
+    let near = _mm256_max_ps(_mm256_min_ps(scaled, _mm256_set1_ps(FAR)), _mm256_set1_ps(-FAR));
+    _mm256_add_epi32(_mm256_cvtps_epi32(near), zero)
+}
+
+/// Eight values times `scale`, rounded, from `zero` on: bytes, in the lower half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn levels_avx2(values: __m256, scale: __m256, zero: __m256i) -> __m128i {
+    let rounded = rounded_avx2(values, scale, zero);
+    let words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+    _mm_packus_epi16(words, words)
 }
 
 /// A depthwise 3x3 convolution of (H, W, C) bytes whose border is already there: `bytes` are (H + 2, W + 2, C), `weights` (9, C);
@@ -345,26 +414,62 @@ unsafe fn depthwise_avx512(bytes: &[u8], width: usize, weights: &[i32], to: &Req
     }
 }
 
+/// Taps two by two, as `vpmaddwd` takes them; the ninth one with nothing.
 #[target_feature(enable = "avx2")]
-fn depthwise_avx2(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
+unsafe fn depthwise_avx2(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
+    const PAIRS: usize = 5;
     let channels = to.bias.len();
     let stride = (width + 2) * channels;
+    let zero = _mm256_set1_epi32(to.zero.into());
     for (y, line) in out.chunks_exact_mut(width * channels).enumerate() {
-        for (x, pixel) in line.chunks_exact_mut(channels).enumerate() {
-            for (at, pixel) in pixel.chunks_exact_mut(LANES).enumerate() {
-                let c = at * LANES;
-                let mut sums = [0i32; LANES];
-                sums.copy_from_slice(&to.bias[c..][..LANES]);
-                for tap in 0..9 {
-                    let from = &bytes[(y + tap / 3) * stride + (x + tap % 3) * channels + c..][..LANES];
-                    let weights = &weights[tap * channels + c..][..LANES];
-                    for i in 0..LANES {
-                        sums[i] += i32::from(from[i]) * weights[i];
+        for c in (0..channels).step_by(LANES) {
+            // Unpacking brings channels 0 to 3 and 8 to 11 into one vector and the others into the next; packing takes that back.
+            // SAFETY: all have `channels` elements, the weights nine times as many.
+            let load = |from: &[i32]| unsafe {
+                let [a, b] = [0, HALF].map(|at| _mm256_loadu_si256(from.as_ptr().add(c + at).cast()));
+                [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
+            };
+            let bias = load(&to.bias);
+            // SAFETY: as above.
+            let scale = unsafe {
+                let [a, b] = [0, HALF].map(|at| _mm256_loadu_ps(to.scale.as_ptr().add(c + at)));
+                [_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)]
+            };
+            let mut taps = [[_mm256_setzero_si256(); 2]; PAIRS];
+            for (pair, taps) in taps.iter_mut().enumerate() {
+                let tap = |tap: usize| match weights.get(tap * channels..) {
+                    Some(weights) if tap < 9 => load(weights),
+                    _ => [_mm256_setzero_si256(); 2],
+                };
+                let both = tap(2 * pair).into_iter().zip(tap(2 * pair + 1));
+                for (taps, (first, second)) in taps.iter_mut().zip(both) {
+                    let low = _mm256_and_si256(first, _mm256_set1_epi32(0xffff));
+                    *taps = _mm256_or_si256(low, _mm256_slli_epi32::<16>(second));
+                }
+            }
+            for x in 0..width {
+                let mut sums = bias;
+                for (pair, weights) in taps.iter().enumerate() {
+                    let tap = |tap: usize| {
+                        // The ninth tap's companion has no weight: the ninth itself will do.
+                        let tap = tap.min(8);
+                        let at = (y + tap / 3) * stride + (x + tap % 3) * channels + c;
+                        // SAFETY: `bytes` has two rows and two columns more than `out`.
+                        _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) })
+                    };
+                    let (a, b) = (tap(2 * pair), tap(2 * pair + 1));
+                    let both = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
+                    for i in 0..2 {
+                        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(both[i], weights[i]));
                     }
                 }
-                let scale = &to.scale[c..][..LANES];
-                for i in 0..LANES {
-                    pixel[i] = level(sums[i], scale[i], to.zero);
+                let [low, high] = [0, 1].map(|i| rounded_avx2(_mm256_cvtepi32_ps(sums[i]), scale[i], zero));
+                let words = _mm256_packs_epi32(low, high);
+                let sixteen = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi16(words, words));
+                // SAFETY: `line` has `channels` bytes for each of `width` positions.
+                unsafe {
+                    let to = line.as_mut_ptr().add(x * channels + c);
+                    _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(sixteen));
                 }
             }
         }
@@ -395,7 +500,7 @@ struct Wide<'a> {
 }
 
 impl<'a> Wide<'a> {
-    fn new(values: &'a [f32], lie: Lie, [rows, inputs]: [usize; 2], group: usize) -> Self {
+    fn new(values: &'a [f32], lie: Lie, [rows, inputs]: [usize; 2]) -> Self {
         assert_eq!(values.len(), rows * inputs);
         match lie {
             // What lies like this is dense.
@@ -408,15 +513,15 @@ impl<'a> Wide<'a> {
                 counts: vec![inputs],
             },
             Lie::Columns => {
-                let groups = rows.div_ceil(group);
+                let groups = rows.div_ceil(ROWS);
                 let (mut columns, mut counts) = (vec![0; groups * inputs], vec![0; groups]);
                 for (k, column) in values.chunks_exact(rows.max(1)).enumerate() {
-                    for (at, some) in column.chunks(group).enumerate() {
+                    for (at, some) in column.chunks(ROWS).enumerate() {
                         columns[at * inputs + counts[at]] = k as u32;
                         counts[at] += usize::from(some.iter().any(|value| *value != 0.0));
                     }
                 }
-                Wide { values, steps: [1, rows], inputs, group, columns, counts }
+                Wide { values, steps: [1, rows], inputs, group: ROWS, columns, counts }
             }
         }
     }
@@ -450,23 +555,34 @@ pub(super) fn wide_product(
     let (rows, inputs) = (out.len() / outputs, weights.len() / outputs);
     assert!(outputs.is_multiple_of(LANES) && weights.len() == inputs * outputs);
     assert!(out.len() == rows * outputs);
-    let group = match isa {
-        Isa::Vnni => ROWS,
-        Isa::Avx2 => ROWS_AVX2,
-    };
-    let from = &Wide::new(values, lie, [rows, inputs], group);
+    let from = &Wide::new(values, lie, [rows, inputs]);
     let whole = rows - rows % ROWS;
-    for (column, count) in blocks(outputs) {
-        // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
-        unsafe {
-            match isa {
-                Isa::Vnni => {
+    // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
+    unsafe {
+        match isa {
+            Isa::Vnni => {
+                for (column, count) in blocks(outputs) {
                     with_vectors!(count, wide_avx512::<6>(from, weights, bias, out, column, 0..whole));
                     with_vectors!(count, wide_avx512::<1>(from, weights, bias, out, column, whole..rows));
                 }
-                Isa::Avx2 => {
-                    for half in 0..2 * count {
-                        wide_avx2(from, weights, bias, out, column + half * LANES / 2);
+            }
+            Isa::Avx2 => {
+                // Side by side for each sixteen columns, and some rows after the others: what comes in and the weights stay in the
+                // cache.
+                const SOME: usize = 8 * ROWS;
+                let mut packed = Vec::with_capacity(weights.len());
+                for column in (0..outputs).step_by(LANES) {
+                    weights
+                        .chunks_exact(outputs)
+                        .for_each(|row| packed.extend_from_slice(&row[column..][..LANES]));
+                }
+                for first in (0..rows).step_by(SOME) {
+                    let last = rows.min(first + SOME);
+                    let middle = whole.clamp(first, last);
+                    for column in (0..outputs).step_by(LANES) {
+                        let weights = &packed[column * inputs..][..LANES * inputs];
+                        wide_avx2::<ROWS>(from, weights, bias, out, column, first..middle);
+                        wide_avx2::<1>(from, weights, bias, out, column, middle..last);
                     }
                 }
             }
@@ -515,29 +631,38 @@ unsafe fn wide_avx512<const R: usize, const V: usize>(
     }
 }
 
-#[target_feature(enable = "avx2")]
-unsafe fn wide_avx2(from: &Wide<'_>, weights: &[f32], bias: &[f32], out: &mut [f32], column: usize) {
-    const R: usize = ROWS_AVX2;
+/// Sixteen columns, whose `weights` are (K, 16).
+#[target_feature(enable = "avx2,fma")]
+unsafe fn wide_avx2<const R: usize>(
+    from: &Wide<'_>,
+    weights: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    column: usize,
+    rows: std::ops::Range<usize>,
+) {
     let outputs = bias.len();
-    let rows = out.len() / outputs;
-    for row in (0..rows).step_by(R) {
-        let count = R.min(rows - row);
-        // SAFETY: column + 8 <= outputs.
-        let mut sums = [unsafe { _mm256_loadu_ps(bias.as_ptr().add(column)) }; R];
+    // SAFETY: sixteen values are there, because column + 16 <= outputs.
+    let load = |from: &[f32]| unsafe { [0, HALF].map(|at| _mm256_loadu_ps(from.as_ptr().add(at))) };
+    let bias = load(&bias[column..][..LANES]);
+    for row in rows.step_by(R) {
+        let mut sums = [bias; R];
         for k in from.columns(row) {
-            // SAFETY: as above, in row k.
-            let now = unsafe { _mm256_loadu_ps(weights.as_ptr().add(k * outputs + column)) };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // The last row stands in for those that are not there.
-                let row = row + r.min(count - 1);
-                // SAFETY: row is one of the rows, k one of the columns.
-                let value = _mm256_set1_ps(unsafe { from.value(row, k) });
-                *sum = _mm256_add_ps(*sum, _mm256_mul_ps(value, now));
+            // SAFETY: k is one of the columns of what comes in, and a row of the weights.
+            let now = load(unsafe { weights.get_unchecked(LANES * k..LANES * (k + 1)) });
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: row + r is one of the rows, k one of the columns.
+                let value = _mm256_set1_ps(unsafe { from.value(row + r, k) });
+                for (sum, now) in sums.iter_mut().zip(now) {
+                    *sum = _mm256_fmadd_ps(value, now, *sum);
+                }
             }
         }
-        for (r, sum) in sums.iter().enumerate().take(count) {
-            // SAFETY: `out` has `outputs` values for each row.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((row + r) * outputs + column), *sum) };
+        for (r, sums) in sums.iter().enumerate() {
+            for (sum, at) in sums.iter().zip([0, HALF]) {
+                // SAFETY: `out` has `outputs` values for each row.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((row + r) * outputs + column + at), *sum) };
+            }
         }
     }
 }
@@ -568,7 +693,15 @@ unsafe fn quantise_avx512(values: &[f32], inverse: f32, zero: u8, out: &mut [u8]
 
 #[target_feature(enable = "avx2")]
 fn quantise_avx2(values: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
-    for (to, value) in out.iter_mut().zip(values) {
+    let (scale, from) = (_mm256_set1_ps(inverse), _mm256_set1_epi32(zero.into()));
+    let mut whole = values.chunks_exact(HALF);
+    let mut to = out.chunks_exact_mut(HALF);
+    for (values, to) in whole.by_ref().zip(to.by_ref()) {
+        // SAFETY: both have eight elements.
+        let eight = levels_avx2(unsafe { _mm256_loadu_ps(values.as_ptr()) }, scale, from);
+        unsafe { _mm_storel_epi64(to.as_mut_ptr().cast(), eight) };
+    }
+    for (to, value) in to.into_remainder().iter_mut().zip(whole.remainder()) {
         *to = ((value * inverse).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0) as u8;
     }
 }
@@ -637,5 +770,126 @@ for_vectors!(
 fn round_loop(values: &mut [f32], low: f32, high: f32) {
     for value in values {
         *value = value.round_ties_even().clamp(low, high);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of this processor: the best ones, and AVX2.
+    fn all() -> impl Iterator<Item = Isa> {
+        Isa::find().into_iter().flat_map(|best| [best, Isa::Avx2])
+    }
+
+    /// Numbers below a bound, the same every time.
+    fn numbers() -> impl FnMut(u32) -> u32 {
+        let mut state = 5u32;
+        move |below| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % below
+        }
+    }
+
+    fn requantiser(channels: usize, scale: f32, next: &mut impl FnMut(u32) -> u32) -> Requantiser {
+        let bias = (0..channels).map(|_| next(20_001) as i32 - 10_000).collect();
+        Requantiser { bias, scale: vec![scale; channels], zero: 128 }
+    }
+
+    #[test]
+    fn products_are_those_of_integers_whatever_the_weights_and_the_rows() {
+        let mut next = numbers();
+        // All at the ends of their range, most small, and none but one.
+        let kinds: [fn(u32) -> i8; 3] = [
+            |n| if n.is_multiple_of(2) { 64 } else { -64 },
+            |n| ((n % 129) as i32 - 64) as i8 / if n.is_multiple_of(9) { 1 } else { 4 },
+            |n| if n == 0 { 64 } else { 0 },
+        ];
+        for (isa, kind) in all().flat_map(|isa| kinds.map(|kind| (isa, kind))) {
+            for (rows, inputs, outputs, digits) in
+                [(1, 4, 16, 1), (13, 96, 48, 1), (6, 256, 80, 2), (50, 48, 16, 2)]
+            {
+                let weights: Vec<Vec<i8>> =
+                    (0..digits).map(|_| (0..inputs * outputs).map(|_| kind(next(1000))).collect()).collect();
+                let bytes: Vec<u8> =
+                    (0..rows * inputs).map(|_| 255 - next(256) as u8 / (1 + next(3) as u8)).collect();
+                let matrix = Matrix::new(isa, &weights, inputs).unwrap();
+                let of = |n: usize, k: usize| {
+                    weights
+                        .iter()
+                        .fold(0, |sum, digit| (sum << DIGIT_BITS) + i32::from(digit[n * inputs + k]))
+                };
+                let whole = matrix.weights();
+                assert!((0..inputs * outputs).all(|at| whole[at] == of(at / inputs, at % inputs) as f32));
+                let to = requantiser(outputs, 1.0 / 4096.0, &mut next);
+                let mut values = vec![0.0; rows * outputs];
+                product(&bytes, &matrix, &to, Out::Values(&mut values));
+                let mut levels = vec![0; rows * outputs];
+                product(&bytes, &matrix, &to, Out::Bytes(&mut levels));
+                for (at, (value, level)) in values.iter().zip(levels).enumerate() {
+                    let (row, n) = (at / outputs, at % outputs);
+                    let row = bytes[row * inputs..][..inputs].iter().enumerate();
+                    let sum: i32 = row.map(|(k, byte)| i32::from(*byte) * of(n, k)).sum::<i32>() + to.bias[n];
+                    let wanted = sum as f32 / 4096.0;
+                    assert_eq!(*value, wanted, "{isa:?} {rows}x{inputs}x{outputs}");
+                    assert_eq!(level, (wanted.round_ties_even() + 128.0).clamp(0.0, 255.0) as u8);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn depthwise_convolutions_are_those_of_integers() {
+        let mut next = numbers();
+        for isa in all() {
+            let (height, width, channels) = (3, 5, 48);
+            let bytes: Vec<u8> =
+                (0..(height + 2) * (width + 2) * channels).map(|_| next(256) as u8).collect();
+            let weights: Vec<i32> = (0..9 * channels).map(|_| next(129) as i32 - 64).collect();
+            let to = requantiser(channels, 1.0 / 256.0, &mut next);
+            let mut found = vec![0; height * width * channels];
+            depthwise(isa, &bytes, width, &weights, &to, &mut found);
+            for (at, level) in found.into_iter().enumerate() {
+                let (y, x, c) = (at / channels / width, at / channels % width, at % channels);
+                let tap = |tap: usize| {
+                    let at = ((y + tap / 3) * (width + 2) + x + tap % 3) * channels + c;
+                    i32::from(bytes[at]) * weights[tap * channels + c]
+                };
+                let sum = (0..9).map(tap).sum::<i32>() + to.bias[c];
+                assert_eq!(
+                    level,
+                    (sum as f32 / 256.0).round_ties_even().mul_add(1.0, 128.0).clamp(0.0, 255.0) as u8
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn wide_products_and_bytes_of_values_are_exact_at_every_length() {
+        let mut next = numbers();
+        for isa in all() {
+            for (rows, inputs, outputs) in [(1, 3, 16), (7, 5, 48), (101, 33, 32)] {
+                let mut some =
+                    |count: usize| (0..count).map(|_| next(401) as f32 - 200.0).collect::<Vec<_>>();
+                let (values, weights, bias) = (some(rows * inputs), some(inputs * outputs), some(outputs));
+                for lie in [Lie::Rows, Lie::Columns] {
+                    let value = |row: usize, k: usize| match lie {
+                        Lie::Rows => values[row * inputs + k],
+                        Lie::Columns => values[k * rows + row],
+                    };
+                    let mut found = vec![0.0; rows * outputs];
+                    wide_product(isa, (&values, lie), &weights, &bias, &mut found);
+                    for (at, found) in found.into_iter().enumerate() {
+                        let (row, n) = (at / outputs, at % outputs);
+                        let sum: f32 = (0..inputs).map(|k| value(row, k) * weights[k * outputs + n]).sum();
+                        assert_eq!(found, sum + bias[n]);
+                    }
+                }
+            }
+            let values = [0.5, 1.5, -0.5, 127.5, 1e9, -1e9, 3.0e38, -3.0e38, 126.5, -128.5, 2.4];
+            let mut bytes = [0; 11];
+            quantise(isa, &values, 1.0, 128, &mut bytes);
+            assert_eq!(bytes, [128, 130, 128, 255, 255, 0, 255, 0, 254, 0, 130]);
+        }
     }
 }

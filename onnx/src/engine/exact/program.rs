@@ -236,7 +236,7 @@ impl Program {
                     {
                         let (height, width) = (height * end.factor, width * end.factor);
                         let mut planes = zeros(size(end));
-                        from_bytes(isa, registers.bytes(of), (matrix, requantiser), |first, some| {
+                        from_bytes(registers.bytes(of), (matrix, requantiser), |first, some| {
                             if let Some((low, high)) = rounding {
                                 kernel::round(isa, some, low, high);
                             }
@@ -245,7 +245,7 @@ impl Program {
                         return Tensor::f32([1, end.channels, height, width], planes);
                     }
                     let mut out = registers.new_wide(size(*to));
-                    kernel::product(isa, registers.bytes(of), matrix, requantiser, Out::Values(&mut out));
+                    kernel::product(registers.bytes(of), matrix, requantiser, Out::Values(&mut out));
                     registers.fill(to, Memory::Wide(out));
                 }
                 Step::FromWide { of, weights, bias, to } => {
@@ -266,7 +266,7 @@ impl Program {
                         rest = &later[used..];
                     } else {
                         let mut out = registers.new_bytes(size(to));
-                        pointwise(isa, registers.bytes(of), chain, &mut out);
+                        pointwise(registers.bytes(of), chain, &mut out);
                         registers.fill(&to, Memory::Bytes(out));
                     }
                 }
@@ -356,7 +356,7 @@ impl Program {
                         unfolding.write(bytes, width * from.factor, of.channels, frame.next(unfolding.block));
                     }
                     Some(bytes) => {
-                        pointwise(isa, bytes, source, &mut made);
+                        pointwise(bytes, source, &mut made);
                         unfolding.write(&made, width * from.factor, of.channels, frame.next(unfolding.block));
                     }
                     None => frame.border(),
@@ -365,7 +365,7 @@ impl Program {
             if chain.len() > 1 {
                 let between = &mut between[..count * row * to.channels];
                 kernel::depthwise(isa, frame.first(count + 2), row, weights, requantiser, between);
-                pointwise(isa, between, &chain[1..], out);
+                pointwise(between, &chain[1..], out);
             } else {
                 kernel::depthwise(isa, frame.first(count + 2), row, weights, requantiser, out);
             }
@@ -476,7 +476,7 @@ impl Registers {
 /// Positions that go through a chain of products together: what is between two products stays in the cache.
 const TOGETHER: usize = 512;
 
-fn pointwise(isa: Isa, bytes: &[u8], chain: &[Step], out: &mut [u8]) {
+fn pointwise(bytes: &[u8], chain: &[Step], out: &mut [u8]) {
     let steps: Vec<_> = chain
         .iter()
         .filter_map(|step| match step {
@@ -496,25 +496,20 @@ fn pointwise(isa: Isa, bytes: &[u8], chain: &[Step], out: &mut [u8]) {
         let mut from = bytes;
         for (matrix, requantiser) in before {
             let to = &mut next[..count * matrix.outputs];
-            kernel::product(isa, from, matrix, requantiser, Out::Bytes(to));
+            kernel::product(from, matrix, requantiser, Out::Bytes(to));
             std::mem::swap(&mut now, &mut next);
             from = &now[..count * matrix.outputs];
         }
-        kernel::product(isa, from, last.0, last.1, Out::Bytes(out));
+        kernel::product(from, last.0, last.1, Out::Bytes(out));
     }
 }
 
 /// The product of bytes (M, K), (M, N): `done` gets some rows after the others, with the number of the first.
-fn from_bytes(
-    isa: Isa,
-    bytes: &[u8],
-    (matrix, to): (&Matrix, &Requantiser),
-    mut done: impl FnMut(usize, &mut [f32]),
-) {
+fn from_bytes(bytes: &[u8], (matrix, to): (&Matrix, &Requantiser), mut done: impl FnMut(usize, &mut [f32])) {
     let mut out = vec![0.0; TOGETHER * matrix.outputs];
     for (at, bytes) in bytes.chunks(TOGETHER * matrix.inputs).enumerate() {
         let out = &mut out[..bytes.len() / matrix.inputs * matrix.outputs];
-        kernel::product(isa, bytes, matrix, to, Out::Values(out));
+        kernel::product(bytes, matrix, to, Out::Values(out));
         done(at * TOGETHER, out);
     }
 }
