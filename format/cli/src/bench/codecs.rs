@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use image::RgbImage;
 use image_sdl::{Model, Settings};
 
@@ -11,26 +12,55 @@ use super::runner::short_digest;
 use crate::failure::{Code, Failure};
 
 /// The codecs that are known, in the order of reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
-    Sdl,
-    /// As small as it can be, with an effort of 9.
-    SdlSlow,
-    /// The same bytes as `sdl`, and the model's `natural` decoder.
-    SdlNatural,
+    Sdl(Setting),
     Jpeg,
     Webp,
     Avif,
     Jxl,
 }
 
+/// The settings of SDL that are measured each as a codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Setting {
+    Default,
+    /// As small as it can be, with an effort of 9.
+    Slow,
+    /// The bytes of the default, and the model's `natural` decoder.
+    Natural,
+}
+
+impl ValueEnum for Kind {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Kind::Sdl(Setting::Default),
+            Kind::Sdl(Setting::Slow),
+            Kind::Sdl(Setting::Natural),
+            Kind::Jpeg,
+            Kind::Webp,
+            Kind::Avif,
+            Kind::Jxl,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Kind::Sdl(Setting::Slow) => "As small as it can be, with an effort of 9",
+            Kind::Sdl(Setting::Natural) => "The same bytes as `sdl`, and the model's `natural` decoder",
+            _ => return Some(PossibleValue::new(self.id())),
+        };
+        Some(PossibleValue::new(self.id()).help(help))
+    }
+}
+
 impl Kind {
     /// For programs, and the extension of its files.
     pub fn id(self) -> &'static str {
         match self {
-            Kind::Sdl => "sdl",
-            Kind::SdlSlow => "sdl-slow",
-            Kind::SdlNatural => "sdl-natural",
+            Kind::Sdl(Setting::Default) => "sdl",
+            Kind::Sdl(Setting::Slow) => "sdl-slow",
+            Kind::Sdl(Setting::Natural) => "sdl-natural",
             Kind::Jpeg => "jpeg",
             Kind::Webp => "webp",
             Kind::Avif => "avif",
@@ -44,14 +74,14 @@ impl Kind {
             Kind::Jpeg => Some("image/jpeg"),
             Kind::Webp => Some("image/webp"),
             Kind::Avif => Some("image/avif"),
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => None,
+            Kind::Sdl(_) | Kind::Jxl => None,
         }
     }
 
     /// The programs: encoder and decoder.
     pub fn programs(self) -> [&'static str; 2] {
         match self {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => ["sdl", "sdl"],
+            Kind::Sdl(_) => ["sdl", "sdl"],
             Kind::Jpeg => ["cjpeg", "djpeg"],
             Kind::Webp => ["cwebp", "dwebp"],
             Kind::Avif => ["avifenc", "avifdec"],
@@ -92,7 +122,7 @@ impl Codec {
     pub fn find(kind: Kind) -> Option<Self> {
         let [encoder, decoder] = kind.programs();
         let question = match kind {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => return None,
+            Kind::Sdl(_) => return None,
             Kind::Jpeg | Kind::Webp => "-version",
             Kind::Avif | Kind::Jxl => "--version",
         };
@@ -104,7 +134,7 @@ impl Codec {
             Kind::Jpeg => ("libjpeg-turbo", "4:2:0, progressive, optimised"),
             Kind::Webp => ("WebP", "-m 6"),
             Kind::Avif => ("AVIF", ""),
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => ("JPEG XL", "-e 7"),
+            Kind::Sdl(_) | Kind::Jxl => ("JPEG XL", "-e 7"),
         };
         let (name, options) = (name.to_owned(), options.to_owned());
         let version = version(kind, &words);
@@ -148,8 +178,8 @@ impl Codec {
         let label = model.bundle().manifest().label();
         let version = format!("{}, {label}, build {build}, {engine}", env!("CARGO_PKG_VERSION"));
         let (name, options) = match kind {
-            Kind::SdlSlow => ("SDL -e 9", "effort 9"),
-            Kind::SdlNatural => ("SDL natural", "effort 5, --decoder natural"),
+            Kind::Sdl(Setting::Slow) => ("SDL -e 9", "effort 9"),
+            Kind::Sdl(Setting::Natural) => ("SDL natural", "effort 5, --decoder natural"),
             _ => ("SDL", "effort 5"),
         };
         Ok(Codec {
@@ -167,7 +197,7 @@ impl Codec {
     pub fn scale(&self) -> Vec<f64> {
         let whole = |range: std::ops::RangeInclusive<u32>| range.map(f64::from).collect::<Vec<_>>();
         match self.kind {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Webp => whole(0..=100),
+            Kind::Sdl(_) | Kind::Webp => whole(0..=100),
             Kind::Jpeg => whole(1..=100),
             Kind::Avif if self.avif_quantizer => whole(0..=63).into_iter().rev().collect(),
             Kind::Avif => whole(0..=99),
@@ -180,9 +210,7 @@ impl Codec {
     /// codec goes.
     pub fn ladder(&self, points: usize) -> Vec<f64> {
         let all: &[f64] = match self.kind {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => {
-                &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]
-            }
+            Kind::Sdl(_) => &[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0],
             Kind::Jpeg => &[3.0, 5.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 42.0, 54.0, 66.0],
             Kind::Webp => &[0.0, 2.0, 5.0, 10.0, 17.0, 26.0, 36.0, 48.0, 60.0, 72.0, 80.0],
             Kind::Avif if self.avif_quantizer => {
@@ -211,11 +239,11 @@ impl Codec {
     fn encode_line(&self, source: &Source, setting: f64, file: &Path) -> Line {
         let program = self.program(0);
         match self.kind {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => program
+            Kind::Sdl(_) => program
                 .words(&format!("encode --quiet -j 1 -q {setting} {}", self.engine_options()))
                 .words(match self.kind {
-                    Kind::SdlSlow => "-e 9",
-                    Kind::SdlNatural => "--decoder natural",
+                    Kind::Sdl(Setting::Slow) => "-e 9",
+                    Kind::Sdl(Setting::Natural) => "--decoder natural",
                     _ => "",
                 })
                 .path(&source.ppm)
@@ -248,7 +276,7 @@ impl Codec {
     pub fn decode(&self, file: &Path, picture: &Path) -> Result<Cost, Failure> {
         let program = self.program(1);
         match self.kind {
-            Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => program
+            Kind::Sdl(_) => program
                 .words(&format!("decode --quiet -j 1 {}", self.engine_options()))
                 .path(file)
                 .words("-o")
@@ -310,7 +338,7 @@ fn version(kind: Kind, words: &str) -> String {
             let own = words.trim_start_matches("Version: ").split(' ').next().unwrap_or(words);
             format!("libavif {own}, libaom {}", aom.unwrap_or("of an unknown version").trim_end_matches(')'))
         }
-        Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural | Kind::Jxl => words.replace("cjxl", "libjxl"),
+        Kind::Sdl(_) | Kind::Jxl => words.replace("cjxl", "libjxl"),
     }
 }
 

@@ -182,9 +182,7 @@ impl Bench {
                 continue;
             }
             let codec = match kind {
-                Kind::Sdl | Kind::SdlSlow | Kind::SdlNatural => {
-                    Some(Codec::sdl(*kind, &self.engine.settings(), self.engine.words())?)
-                }
+                Kind::Sdl(_) => Some(Codec::sdl(*kind, &self.engine.settings(), self.engine.words())?),
                 other => Codec::find(*other),
             };
             match codec {

@@ -9,7 +9,7 @@ use image::imageops::replace;
 use serde::Serialize;
 use serde_json::json;
 
-use super::codecs::{Codec, Kind};
+use super::codecs::{Codec, Kind, Setting};
 use super::process::Cost;
 use super::report::machine;
 use super::runner::{Original, Runner, Work, short_digest};
@@ -113,7 +113,7 @@ impl Candidate<'_> {
 
     /// All by one process, if its program does that.
     fn decode_many(&mut self) -> Result<(), Failure> {
-        if self.codec.kind != Kind::Sdl {
+        if self.codec.kind != Kind::Sdl(Setting::Default) {
             return Ok(());
         }
         let [from, to] = ["many", "raws"].map(|name| self.file.with_file_name(name));

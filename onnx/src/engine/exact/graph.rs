@@ -198,6 +198,7 @@ impl Reader {
                 Some(Value::Wide(to, *order))
             }
             ("Add", [high @ Value::Sums { .. }, low]) => joined(high, low),
+            ("Add", [high @ Value::Weights { .. }, low]) => added(high, low),
             ("DepthToSpace", [Value::Real(of, Order::First, scale)])
                 if attributes.text("mode") == Some("CRD") =>
             {
@@ -523,6 +524,25 @@ fn joined(high: &Value, low: &Value) -> Option<Value> {
     let bias = bias.iter().zip(high_bias).map(|(low, high)| low + digit as i32 * high).collect();
     let kind = Kind::Pointwise([&high[..], &low[..]].concat());
     Some(Value::Sums { of: *of, kind, bias, scales: scales.clone(), most })
+}
+
+/// The digits of weights, added: weights of floating point.
+fn added(high: &Value, low: &Value) -> Option<Value> {
+    let real = |value: &Value| match value {
+        Value::Weights { shape, values, scales } => {
+            let rows = values.chunks_exact(values.len().checked_div(scales.len())?.max(1)).zip(&**scales);
+            let real: Vec<f32> =
+                rows.flat_map(|(row, by)| row.iter().map(move |&w| f32::from(w) * by)).collect();
+            Some((shape.clone(), real))
+        }
+        _ => None,
+    };
+    let ((shape, mut sum), (other, low)) = (real(high)?, real(low)?);
+    if shape != other || sum.len() != low.len() {
+        return None;
+    }
+    sum.iter_mut().zip(low).for_each(|(sum, low)| *sum += low);
+    Some(Value::Constant(Constant::Floats(shape, Rc::new(sum))))
 }
 
 /// Weights (N, C, size, size) as (N, size, size, C): in the order of [`Step::Fold`].
