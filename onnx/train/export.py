@@ -2,10 +2,12 @@
 
     python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 6 --out /tmp/sdl-6
 
-With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about:
+With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about,
+and without `--natural` the encoder is, as `train.py --decoder` leaves it:
 
     python export.py --checkpoint ../models/sdl-6.pt --bundle ../models/sdl-6.sdlm --natural ../models/sdl-6-natural.pt \
         --images ../../../shared/images/train --out /tmp/sdl-6
+    python export.py --checkpoint /tmp/run/weights.pt --bundle ../models/sdl-6.sdlm --images ../../../shared/images/train --out /tmp/sdl-6
 """
 
 import argparse
@@ -25,6 +27,12 @@ from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, l
 
 
 DIGIT = 128  # weights of two digits are high * DIGIT + low, each of 7 bits
+
+
+def digits(q):
+    """Integers as (high, low)."""
+    high = (q + quant.WEIGHT_MAX) // DIGIT
+    return high, q - DIGIT * high
 
 
 class Builder:
@@ -97,8 +105,7 @@ class Builder:
         bias_scale = (scale * input_scale).astype(np.float32)
         bias = np.rint(conv.bias.detach().numpy().astype(np.float64) / bias_scale)
         conv.bias.data = torch.from_numpy((bias * bias_scale).astype(np.float32))  # so that PyTorch computes the same
-        high = (q + quant.WEIGHT_MAX) // DIGIT if conv.wide else np.zeros_like(q)
-        low = q - DIGIT * high
+        high, low = digits(q) if conv.wide else (np.zeros_like(q), q)
         assert max(np.abs(high).max(), np.abs(low).max()) <= quant.WEIGHT_MAX
         bound = (DIGIT * np.abs(high) + np.abs(low)).reshape(len(q), -1).sum(1) * 255 + np.abs(bias)
         assert bound.max() < quant.EXACT, "an accumulator could leave 24 bits"
@@ -141,6 +148,14 @@ class Builder:
                                                            self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
         return self.node("Add", [part(high, 256 * scale), part(q - 256 * high, scale)])
 
+    def two_digits(self, w):
+        """A float weight as two digits of 7 bits and a power of two, which the exact engine reads, as it does not `compact`."""
+        scale = np.exp2(np.ceil(np.log2(np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / (quant.WEIGHT_MAX * (DIGIT - 1)))))
+        part = lambda q, by: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(by.astype(np.float32), "ws"),
+                                                            self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
+        high, low = digits(np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64))
+        return self.node("Add", [part(high, DIGIT * scale), part(low, scale)])
+
     def conv_float(self, x, weight, bias, stride=1, groups=1):
         k = weight.shape[2]
         pad = k // 2 if stride == 1 else 0
@@ -172,13 +187,15 @@ def analysis(model):
     byte = quant.Activation(True)
     byte.scale.fill_(1 / 256)
     x = g.conv8(g.activation("picture", byte), a.stem, 1 / 256, patch=8)
-    x = block8(g, g.begin_stream(x, a.stem.out_channels), a.early)
+    x = g.begin_stream(x, a.stem.out_channels)
+    for b in a.early:
+        x = block8(g, x, b)
     x = g.conv8(g.activation(x, a.in_down, g.to_grid), a.down, a.in_down.scale.item(), patch=2)
     x = g.begin_stream(x, a.down.out_channels)
     for b in a.blocks:
         x = block8(g, x, b)
     # The only sums that are not exact: an encoder may differ in the last bit.
-    g.node("Conv", [g.to_grid(x), g.constant(array(a.head.weight), "w"), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
+    g.node("Conv", [g.to_grid(x), g.two_digits(array(a.head.weight)), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
     g.nodes[-1].output[0] = "latent"
     return g.model([("picture", TensorProto.FLOAT, [1, 3, "h", "w"])], [("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
 
@@ -345,31 +362,33 @@ def main():
     p.add_argument("--out", required=True)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--generation", type=int)
-    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from")
+    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from, or but the encoder")
     p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
     p.add_argument("--limit", type=int)
     args = p.parse_args()
-    if args.bundle and not args.natural:
-        p.error("--bundle needs --natural: nothing else would change")
     model = load(args.checkpoint)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     crops = data.Crops(data.load_shards(args.images, args.limit, shrink=(0.8,), least=560), 512, seed=77)
     decoders = {"synthesis": model.synthesis}
+    encoder = {"analysis": analysis, "hyper_analysis": hyper_analysis}
+    decoder = {"hyper_synthesis": hyper_synthesis, "synthesis": lambda model: synthesis(model, model.synthesis)}
+    # Weights are the graphs' only after their biases are rounded, also of those that are not written.
+    graphs = {role: make(model) for role, make in (encoder | decoder).items()}
     if args.bundle:
         with zipfile.ZipFile(args.bundle) as packed:
             packed.extractall(out)
-        # Its weights are the graphs' only after their biases are rounded.
-        analysis(model)
-        hyper_synthesis(model)
-        synthesis(model, model.synthesis)
+        written = () if args.natural else encoder
     else:
-        for role, make in (("analysis", analysis), ("hyper_analysis", hyper_analysis), ("hyper_synthesis", hyper_synthesis)):
-            onnx.save(make(model), out / f"{role}.onnx")
-        onnx.save(synthesis(model, model.synthesis), out / "synthesis.onnx")
+        written = graphs
+    for role in written:
+        onnx.save(graphs[role], out / f"{role}.onnx")
+    if not args.bundle:
         integers, fitted = tables.fit(model, (crops.batch(8) for _ in range(args.crops // 8)))
         (out / "tables.bin").write_bytes(tables.write(integers, fitted))
         (out / "bundle.toml").write_text(MANIFEST.format(generation=args.generation, channels=model.channels))
+    elif not args.natural:
+        (out / "tables.bin").write_bytes(tables.with_gain((out / "tables.bin").read_bytes(), tables.Integers(model)))
     if args.natural:
         decoders["natural"] = load_natural(args.natural, model)
         onnx.save(synthesis(model, decoders["natural"]), out / "natural.onnx")

@@ -93,11 +93,16 @@ def compensate_part(module, inputs, weights):
 def compensate(model, pictures, power):
     """The same for a whole model and `pictures` (a list of batches). What the synthesis gets wrong counts by lambda to `power`."""
     levels = [torch.linspace(0, 1, len(x), device=x.device) for x in pictures]
-    alike = [torch.ones_like(level) for level in levels]
-    compensate_part(model.analysis, pictures, alike)
+    compensate_analysis(model, pictures)
     latents = [model.analysis(x) for x in pictures]
     compensate_hyper(model, latents, levels)
     compensate_part(model.synthesis, [model.code(y, level)[0] for y, level in zip(latents, levels)], [model.lambda_of(level) ** power for level in levels])
+
+
+@torch.no_grad()
+def compensate_analysis(model, pictures):
+    """The same for the analysis alone."""
+    compensate_part(model.analysis, pictures, [torch.ones(len(x), device=x.device) for x in pictures])
 
 
 @torch.no_grad()

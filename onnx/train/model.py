@@ -48,10 +48,10 @@ class Block(nn.Module):
 class Analysis(nn.Module):
     """Integers like the decoder, though nothing needs it to be exact: that is what makes it fast. Only its two ends are wide."""
 
-    def __init__(self, channels, width, depth, depthwise, hidden, early=96):
+    def __init__(self, channels, width, depth, depthwise, hidden, early=96, early_depth=1):
         super().__init__()
         self.stem = Conv(3 * 64, early, wide=255)
-        self.early = Block(early)
+        self.early = nn.Sequential(*[Block(early) for _ in range(early_depth)])
         self.in_down, self.down = Activation(True), Conv(early * 4, width, wide=255)
         self.blocks = nn.Sequential(*[Block(width, depthwise, hidden) for _ in range(depth)])
         self.head = nn.Conv2d(width, channels, 1)
@@ -130,13 +130,13 @@ class Synthesis(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, decoder_depth=3, hyper_channels=48, anchors=8,
-                 lambda_min=0.0002, lambda_max=0.12):
+    def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, early_depth=1, decoder_depth=3, hyper_channels=48,
+                 anchors=8, lambda_min=0.0002, lambda_max=0.12):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
         self.strength = 0.0  # what a bit weighs in rounding, in squared symbols; the encoder of the crate has STRENGTH
-        self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden)
+        self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden, early_depth=early_depth)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
         self.synthesis = Synthesis(channels, width, decoder_depth, depthwise, hidden)

@@ -159,35 +159,44 @@ def hidden(block):
     return [([block.a], [(block.act_a, 1.0)], [block.dw]), ([block.dw], [(block.act_dw, 1.0)], [block.b])]
 
 
-def sites(model, encoder):
-    """Where channels of the synthesis, and of the first block of the encoder, may have a range of their own: (what writes them, what rounds
-    them and how much that matters, what reads them). Elsewhere nothing is gained."""
-    s, streams = model.synthesis, [model.synthesis.stem]
-    rounders, readers = [(s.in_up, 1.0)], [s.up]
-    for block in s.blocks:
-        streams += [block.b, block.d]
-        readers += [block.a, block.c]
+def stream(blocks, writers, readers, rounders=()):
+    """The stream through `blocks`, with what writes it in front of them, and what reads it behind."""
+    writers, readers, rounders = [*writers], [*readers], [*rounders]
+    for block in blocks:
+        writers += [block.b, block.d]
+        readers = [block.a, block.c, *readers]
         # Next to nothing is lost in the blocks, as long as nothing is clipped.
-        rounders += [(a, 0.25 / len(s.blocks)) for a in (block.in1, block.in2, block.out1, block.out2)]
-    result = [(streams, rounders, readers), ([s.up], [(s.out_up, 1.0)], [s.dw]), ([s.dw], [(s.act_dw, 1.0)], [s.c])]
-    for block in s.blocks:
-        result += hidden(block)
-    result.append(([s.c], [(s.act_c, 1.0)], [s.head]))
-    if encoder:
-        early = model.analysis.early
-        result += [*hidden(early), ([early.c], [(early.act_c, 1.0)], [early.d])]
+        rounders += [(a, 0.25 / len(blocks)) for a in (block.in1, block.in2, block.out1, block.out2)]
+    return writers, rounders, readers
+
+
+def sites(model, parts):
+    """Where channels of the synthesis, and of the analysis, may have a range of their own: (what writes them, what rounds them and how much
+    that matters, what reads them). Elsewhere nothing is gained."""
+    result = []
+    if "synthesis" in parts:
+        s = model.synthesis
+        result += [stream(s.blocks, [s.stem], [s.up], [(s.in_up, 1.0)]), ([s.up], [(s.out_up, 1.0)], [s.dw]), ([s.dw], [(s.act_dw, 1.0)], [s.c])]
+        for block in s.blocks:
+            result += hidden(block)
+        result.append(([s.c], [(s.act_c, 1.0)], [s.head]))
+    if "analysis" in parts:
+        a = model.analysis
+        result += [stream(a.early, [a.stem], [a.down], [(a.in_down, 1.0)]), stream(a.blocks, [a.down], [a.head])]
+        for block in [*a.early, *a.blocks]:
+            result += [*hidden(block), ([block.c], [(block.act_c, 1.0)], [block.d])]
     return result
 
 
 @torch.no_grad()
-def level_channels(models, x, level, encoder=True):
+def level_channels(models, x, level, parts=("synthesis", "analysis")):
     """All channels of a tensor share one scale for their bytes, so that those with small values have few levels. Multiplies channels by
     powers of the root of two where that makes the squared error of their rounding and clipping less; what reads them takes it back
     (Nagel et al. 2019, cross-layer equalisation). The pictures `x` are shown to the first of the models, and the others, which
     differ in their weights alone, change alike. Returns how many channels changed."""
     factors, count = [2 ** (e / 2) for e in (0, -2, -1, 1, 2, 3, 4)], 0  # a channel that is always 0 stays as it is
-    for parts in zip(*(sites(m, encoder) for m in models)):
-        _, rounders, readers = parts[0]
+    for alike in zip(*(sites(m, parts) for m in models)):
+        _, rounders, readers = alike[0]
         channels, total = readers[0].in_channels, 0
         for activation, weight in rounders:
             _, values = entering(activation, models[0], x, level)
@@ -203,11 +212,12 @@ def level_channels(models, x, level, encoder=True):
             total = total + weight * errors / errors[0].sum().clamp_min(1e-20)
         factor = torch.tensor(factors, device=x.device)[total.argmin(0)]
         count += (factor != 1).sum().item()
-        for writers, _, readers in parts:
+        for writers, _, readers in alike:
             for writer in writers:
                 of_writer = factor.repeat_interleave(writer.out_channels // channels)
                 writer.weight.mul_(of_writer[:, None, None, None])
                 writer.bias.mul_(of_writer)
             for reader in readers:
-                reader.weight.div_(factor[:, None, None, None] if reader.groups > 1 else factor[None, :, None, None])
+                of_reader = factor.repeat_interleave(reader.in_channels // channels)
+                reader.weight.div_(of_reader[:, None, None, None] if reader.groups > 1 else of_reader[None, :, None, None])
     return count

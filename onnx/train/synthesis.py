@@ -58,7 +58,7 @@ def main():
     known = Latents(model, forward, crops, config, args.device)
     print(f"{len(known.level)} latents", flush=True)
     look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
-    print(f"{level_channels([model], *look, encoder=False)} channels have another range", flush=True)
+    print(f"{level_channels([model], *look, parts=['synthesis'])} channels have another range", flush=True)
     model.synthesis.requires_grad_(True)
     ema = copy.deepcopy(model).requires_grad_(False)
     optims = optimisers(model, o)

@@ -227,3 +227,12 @@ def write(integers, tables):
     for low, frequencies in tables:
         out += np.array([low], "<i2").tobytes() + np.array([len(frequencies)], "<u2").tobytes() + frequencies.astype("<u2").tobytes()
     return bytes(out)
+
+
+def with_gain(old, integers):
+    """A `tables.bin` with the gains of another encoder, which are the last of its head; all else must be what it was."""
+    head = integers.write_head()
+    start = len(head) - integers.gain.nbytes
+    if old[:start] != head[:start]:
+        raise SystemExit("the checkpoint and the bundle are not of the same decoder")
+    return head + old[len(head) :]

@@ -4,6 +4,7 @@
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
 10 hours: warm-up, constant, cosine, and inside the cosine with quantised activations. Weights are rounded when all else is done. `--weights` begins with those of an earlier run.
+With `--decoder` only the encoder of a finished generation is trained: whatever a decoder knows stays bit for bit, and so do files.
 """
 
 import argparse
@@ -11,17 +12,19 @@ import copy
 import math
 
 import torch
+import torch.nn as nn
 
 import dormant
 import gptq
 import metrics
 import quant
-from model import Model
+from model import Block, Model
 from muon import Muon
 from run import Run, learning_rate, set_rates, smooth
 
 RECYCLE = 500  # steps between two looks for dormant units, as long as the model computes in floating point
 CALIBRATION = 24  # batches that the scales of the activations are taken from
+ENCODER = ("analysis.", "hyper_analysis.", "log_gain")  # what no decoder knows
 
 
 def optimisers(model, o):
@@ -65,14 +68,14 @@ def copy_scales(source, to):
 
 
 @torch.no_grad()
-def refine_scales(model, x, level, c):
-    """Halves, quarters or doubles the scale of each activation in turn where that makes the loss on some pictures less. Tails are
+def refine_scales(model, part, x, level, c):
+    """Halves, quarters or doubles the scale of each activation of a part in turn where that makes the loss on some pictures less. Tails are
     heavy: what a percentile of the values keeps from clipping may cost all others two bits."""
     training = model.training
     model.eval()
     value = lambda: loss_of(model, model, x, level, c)[0].item()
     first = best = value()
-    for activation in (m for m in model.modules() if isinstance(m, quant.Activation)):
+    for activation in (m for m in part.modules() if isinstance(m, quant.Activation)):
         kept = scale = activation.scale.clone()
         for factor in (0.25, 0.5, 2.0):
             activation.scale.copy_(scale * factor)
@@ -84,11 +87,21 @@ def refine_scales(model, x, level, c):
     model.train(training)
 
 
-def begin_with(model, weights):
-    """Takes over weights of an earlier run. Scales are found anew: the schedule begins in floating point."""
-    weights = {name: w.float() for name, w in weights.items() if not name.endswith((".scale", ".seen"))}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    foreign = unexpected + [name for name in missing if not name.endswith((".scale", ".seen"))]
+def begin_with(model, weights, decoder):
+    """Takes over weights of an earlier run, and scales where they belong to the `decoder` to be kept, if there is one. Others are found
+    anew: the schedule begins in floating point. Blocks of the analysis that are new add nothing yet."""
+    is_scale = lambda name: name.endswith((".scale", ".seen"))
+    known = {name: w.float() for name, w in weights.items() if not is_scale(name)}
+    if decoder:
+        known |= {name: w.float() for name, w in decoder.items() if not name.startswith(ENCODER)}
+    missing, unexpected = model.load_state_dict(known, strict=False)
+    new = [name for name, m in model.analysis.named_modules() if isinstance(m, Block) and f"analysis.{name}.a.weight" in missing]
+    for block in map(model.analysis.get_submodule, new):
+        for layer in (block.b, block.d):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    of_new = tuple(f"analysis.{name}." for name in new)
+    foreign = unexpected + [name for name in missing if not is_scale(name) and not name.startswith(of_new)]
     if foreign:
         raise SystemExit(f"these weights are of another model: {', '.join(foreign[:5])}")
 
@@ -96,6 +109,7 @@ def begin_with(model, weights):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", help="checkpoint of an earlier run to begin with; the schedule starts anew")
+    p.add_argument("--decoder", help="checkpoint of a finished generation, quantised: its decoder is kept, and the encoder trained alone; needs --weights")
     p.add_argument("--precision", choices=["bf16", "fp32"], help="of convolutions in floating point; default: bf16 on a GPU, where it is faster")
     Run.arguments(p)
     args = p.parse_args()
@@ -108,15 +122,26 @@ def main():
     state = {"mean": None, "watched": 0}
     # Pictures that say which units are open, at all rates.
     look = crops.batch(2 * o["batch"]).to(args.device), torch.linspace(0, 1, 2 * o["batch"], device=args.device)
+    kept = lambda path: torch.load(path, map_location=args.device, weights_only=False)["ema"]
     if args.weights:
-        begin_with(model, torch.load(args.weights, map_location=args.device, weights_only=False)["ema"])
+        begin_with(model, kept(args.weights), args.decoder and kept(args.decoder))
+    # What is quantised on the way.
+    trained, parts = model, ("synthesis", "analysis")
+    if args.decoder:
+        trained, parts = model.analysis, ("analysis",)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(ENCODER))
+        for part in (model.synthesis, model.hyper_synthesis):
+            quant.set_quantising(part, True)
+    elif args.weights:
         print(f"{dormant.recycle(model, *look)} dormant units begin anew", flush=True)
     model.strength = config["loss"]["strength"]
     ema = copy.deepcopy(model)
     optims = optimisers(model, o)
+    of_mean = ema.analysis if args.decoder else ema
     state = run.resume({"model": model, "ema": ema, **optims}, state)
-    quant.set_watching(model, 0 < state["watched"] < CALIBRATION)
-    for m in (model, ema):
+    quant.set_watching(trained, 0 < state["watched"] < CALIBRATION)
+    for m in (trained, of_mean):
         quant.set_quantising(m, state["watched"] == CALIBRATION, weights=False)
     forward = torch.compile(model) if args.compile else model
     if args.compile:
@@ -127,18 +152,18 @@ def main():
         share = run.share()
         if share >= stages["quantise"] and state["watched"] < CALIBRATION:
             state["watched"] += 1
-            quant.set_watching(model, state["watched"] < CALIBRATION)
+            quant.set_watching(trained, state["watched"] < CALIBRATION)
             if state["watched"] == CALIBRATION:
                 run.save_weights("float.pt", ema)
-                quant.freeze(model)
+                quant.freeze(trained)
                 copy_scales(model, ema)
-                for m in (model, ema):
+                for m in (trained, of_mean):
                     quant.set_quantising(m, True, weights=False)
-                print(f"{quant.level_channels([ema, model], *look)} channels have another range", flush=True)
-                refine_scales(ema, *look, config["loss"])
+                print(f"{quant.level_channels([ema, model], *look, parts)} channels have another range", flush=True)
+                refine_scales(ema, of_mean, *look, config["loss"])
                 copy_scales(ema, model)
         set_rates(optims.values(), learning_rate(share, stages["full"], stages["decay"]))
-        if run.step and run.step % RECYCLE == 0 and share < stages["quantise"]:
+        if run.step and run.step % RECYCLE == 0 and share < stages["quantise"] and not args.decoder:
             dormant.recycle(model, *look)
         x = crops.batch(o["batch"]).to(args.device)
         level = torch.rand(o["batch"], device=args.device)
@@ -160,7 +185,11 @@ def main():
         run.keep(state, ema)
     run.keep(state, ema, last=True)
     if run.share() >= 1 and state["watched"] == CALIBRATION:
-        gptq.compensate(ema, [crops.batch(16).to(args.device) for _ in range(gptq.ROUNDING)], 1 + config["loss"]["lambda_power"])
+        pictures = [crops.batch(16).to(args.device) for _ in range(gptq.ROUNDING)]
+        if args.decoder:
+            gptq.compensate_analysis(ema, pictures)
+        else:
+            gptq.compensate(ema, pictures, 1 + config["loss"]["lambda_power"])
         run.save_weights("weights.pt", ema)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tarfile
+import zipfile
 
 import numpy as np
 import onnx
@@ -129,6 +130,46 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
     assert kept["config"] == json.loads((trained / "config.json").read_text()) == run.configuration(place / "model.toml")
     assert kept.keys() == {"ema", "step", "config"} and kept["step"] == 30
     assert model.load(trained / "weights.pt").synthesis.stem.quantising
+
+
+def test_an_encoder_is_trained_alone_and_the_bundle_keeps_its_decoder(place, trained, monkeypatch, tmp_path):
+    config = configuration("generation-6-encoder.toml", SMALL | {"model": SMALL["model"] | {"early_depth": 2}}, place / "encoder.toml")
+    arguments = dict(config=config, images=place, decoder=trained / "weights.pt", weights=trained / "float.pt", steps=30)
+    for out, stops in (("encoder", [{}]), ("encoder-halves", [{"stop": 15}, {}])):
+        for stop in stops:
+            command(monkeypatch, train, **arguments, out=place / out, **stop)
+    old, new = weights(trained / "weights.pt"), weights(place / "encoder" / "weights.pt")
+    assert same(new, weights(place / "encoder-halves" / "weights.pt"))
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved and all(name.startswith(train.ENCODER) for name in moved)
+    # The new block has begun to add something.
+    assert all(name.startswith("analysis.early.1.") for name in new.keys() - old.keys())
+    assert new["analysis.early.1.b.weight"].abs().max() > 0 and new["analysis.early.1.out1.scale"] > 0
+
+    def exported(checkpoint, *source):
+        out = tmp_path / checkpoint.parent.name
+        monkeypatch.setattr(export.data, "load_shards", lambda *_, **__: [torch.randint(0, 256, (560, 560, 3), dtype=torch.uint8)])
+        words = ["--checkpoint", checkpoint, "--images", place, "--out", out, "--crops", 8, *source]
+        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
+        export.main()
+        return {file.name: file.read_bytes() for file in out.iterdir()}
+
+    before = exported(trained / "weights.pt", "--generation", 6)
+    with zipfile.ZipFile(tmp_path / "before.sdlm", "w") as packed:
+        for name, content in before.items():
+            packed.writestr(name, content)
+    after = exported(place / "encoder" / "weights.pt", "--bundle", tmp_path / "before.sdlm")
+    changed = {name for name in before if before[name] != after[name]}
+    assert before.keys() == after.keys() and changed == {"analysis.onnx", "hyper_analysis.onnx", "tables.bin"}
+    gains = 4 * train.Model(**SMALL["model"]).channels * tables.LEVELS
+    assert len(before["tables.bin"]) == len(after["tables.bin"])
+    assert sum(a != b for a, b in zip(before["tables.bin"], after["tables.bin"])) <= gains
+    # Weights of another decoder do not fit.
+    other = torch.load(place / "encoder" / "weights.pt", weights_only=True)
+    other["ema"]["log_ungain"] += 0.5
+    torch.save(other, place / "other.pt")
+    with pytest.raises(SystemExit, match="not of the same decoder"):
+        exported(place / "other.pt", "--bundle", tmp_path / "before.sdlm")
 
 
 def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels_are_silent(monkeypatch):
