@@ -164,7 +164,7 @@ def stream(blocks, writers, readers, rounders=()):
     writers, readers, rounders = [*writers], [*readers], [*rounders]
     for block in blocks:
         writers += [block.b, block.d]
-        readers = [block.a, block.c, *readers]
+        readers = [block.a, block.c, *readers]  # in front: what is behind may read four positions as one
         # Next to nothing is lost in the blocks, as long as nothing is clipped.
         rounders += [(a, 0.25 / len(blocks)) for a in (block.in1, block.in2, block.out1, block.out2)]
     return writers, rounders, readers
