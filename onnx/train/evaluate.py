@@ -1,6 +1,8 @@
 """Estimated rate and quality of a checkpoint on a folder of pictures: a look at training, not a result (`sdl bench` measures files).
 
     python evaluate.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/kodak
+
+With `--encoder` the encoder is that of another checkpoint, in floating point: what is left between that and the same with `--float` is what the decoder's integers cost.
 """
 
 import argparse
@@ -14,13 +16,14 @@ from PIL import Image
 
 import metrics
 import quant
-from model import STRENGTH, load
+from model import STRENGTH, Model, load
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True)
     p.add_argument("--images", required=True)
+    p.add_argument("--encoder", help="checkpoint whose encoder is taken, without quantisation")
     p.add_argument("--every", type=int, default=1, help="take every n-th picture")
     p.add_argument("--float", action="store_true", help="without quantisation, whatever the checkpoint")
     p.add_argument("--levels", type=float, nargs="+", default=[0, 0.15, 0.3, 0.45, 0.6, 0.8, 1])
@@ -29,6 +32,12 @@ def main():
     model.strength = STRENGTH
     if args.float:
         quant.set_quantising(model, False)
+    if args.encoder:
+        kept = torch.load(args.encoder, map_location="cpu", weights_only=False)
+        other = Model(**kept["config"]["model"]).eval().requires_grad_(False)
+        other.load_state_dict({k: v.float() for k, v in kept["ema"].items()}, strict=False)
+        for name in ("analysis", "hyper_analysis", "log_gain"):
+            setattr(model, name, getattr(other, name))
     files = sorted(f for f in pathlib.Path(args.images).iterdir() if f.suffix in (".png", ".webp"))[:: args.every]
     print("level    bpp   z_bpp   PSNR  MS-SSIM")
     for level in args.levels:

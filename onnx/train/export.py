@@ -13,6 +13,8 @@ and without `--natural` the encoder is, as `train.py --decoder` leaves it:
 import argparse
 import copy
 import pathlib
+import shutil
+import tempfile
 import zipfile
 
 import numpy as np
@@ -33,6 +35,12 @@ def digits(q):
     """Integers as (high, low)."""
     high = (q + quant.WEIGHT_MAX) // DIGIT
     return high, q - DIGIT * high
+
+
+def in_digits(w):
+    """A float weight as integers of two digits, and a power of two for each output channel."""
+    scale = np.exp2(np.ceil(np.log2(np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / (quant.WEIGHT_MAX * (DIGIT - 1)))))
+    return np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64), scale
 
 
 class Builder:
@@ -138,28 +146,18 @@ class Builder:
         return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
                          group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
 
-    def compact(self, w):
-        """A float weight in 16 bits, as the sum of two 8-bit tensors: half the file, and both engines read it. (float16 is
-        unknown to the Rust engine.)"""
-        scale = np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / 32512
-        q = np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64)
-        high = (q + 128) >> 8
-        part = lambda q, s: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(s.astype(np.float32), "ws"),
-                                                           self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
-        return self.node("Add", [part(high, 256 * scale), part(q - 256 * high, scale)])
-
     def two_digits(self, w):
-        """A float weight as two digits of 7 bits and a power of two, which the exact engine reads, as it does not `compact`."""
-        scale = np.exp2(np.ceil(np.log2(np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / (quant.WEIGHT_MAX * (DIGIT - 1)))))
+        """A float weight as the sum of two 8-bit tensors, which is half the file. (float16 is unknown to the Rust engines.)"""
+        q, scale = in_digits(w)
         part = lambda q, by: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(by.astype(np.float32), "ws"),
                                                             self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
-        high, low = digits(np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64))
+        high, low = digits(q)
         return self.node("Add", [part(high, DIGIT * scale), part(low, scale)])
 
     def conv_float(self, x, weight, bias, stride=1, groups=1):
         k = weight.shape[2]
         pad = k // 2 if stride == 1 else 0
-        w = self.compact(weight) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
+        w = self.two_digits(weight) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
         return self.node("Conv", [x, w, self.constant(bias.astype(np.float32), "b")],
                          group=groups, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[k, k])
 
@@ -194,6 +192,8 @@ def analysis(model):
     x = g.begin_stream(x, a.down.out_channels)
     for b in a.blocks:
         x = block8(g, x, b)
+    q, scale = in_digits(array(a.head.weight))
+    a.head.weight.data = torch.from_numpy((q * scale.reshape(-1, 1, 1, 1)).astype(np.float32))  # so that PyTorch computes the same
     # The only sums that are not exact: an encoder may differ in the last bit.
     g.node("Conv", [g.to_grid(x), g.two_digits(array(a.head.weight)), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
     g.nodes[-1].output[0] = "latent"
@@ -344,8 +344,8 @@ def prove(model, decoders, out, pictures):
                 latent = integers.dequantise(v, level)
                 for name, decoder in decoders.items():
                     got = graphs[name].run(None, {"latent": latent[None].astype(np.float32)})[0]
-                    ours = decoder(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
-                    ours = torch.round(ours * 255 - 128).add(128).clamp(0, 255).to(torch.uint8)
+                    levels = decoder.levels(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
+                    ours = torch.round(levels).add(128).clamp(0, 255).to(torch.uint8)
                     got = torch.from_numpy(got).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape)
                     differ = (got != ours).sum().item()
                     assert differ == 0, f"{name} differs in {differ} of {ours.numel()} samples"
@@ -354,21 +354,9 @@ def prove(model, decoders, out, pictures):
     print(f"PyTorch and ONNX Runtime agree on {samples} samples, and on the latent to {furthest:.1e}")
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", required=True)
-    p.add_argument("--natural", help="checkpoint of natural.py")
-    p.add_argument("--images", required=True)
-    p.add_argument("--out", required=True)
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--generation", type=int)
-    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from, or but the encoder")
-    p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
-    p.add_argument("--limit", type=int)
-    args = p.parse_args()
+def write(args, out):
+    """The files of the bundle into the folder `out`, proved to be exact."""
     model = load(args.checkpoint)
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     crops = data.Crops(data.load_shards(args.images, args.limit, shrink=(0.8,), least=560), 512, seed=77)
     decoders = {"synthesis": model.synthesis}
     encoder = {"analysis": analysis, "hyper_analysis": hyper_analysis}
@@ -395,7 +383,25 @@ def main():
         manifest = (out / "bundle.toml").read_text()
         (out / "bundle.toml").write_text(manifest.removesuffix(NATURAL) + NATURAL)
     prove(model, decoders, out, crops.batch(3))
-    for f in sorted(out.iterdir()):
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--checkpoint", required=True)
+    p.add_argument("--natural", help="checkpoint of natural.py")
+    p.add_argument("--images", required=True)
+    p.add_argument("--out", required=True)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--generation", type=int)
+    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from, or but the encoder")
+    p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
+    p.add_argument("--limit", type=int)
+    args = p.parse_args()
+    # What is refused half way leaves nothing behind.
+    with tempfile.TemporaryDirectory() as folder:
+        write(args, pathlib.Path(folder))
+        shutil.copytree(folder, args.out, dirs_exist_ok=True)
+    for f in sorted(pathlib.Path(args.out).iterdir()):
         print(f"{f.stat().st_size:9} {f.name}")
 
 

@@ -78,12 +78,13 @@ def fit(conv, square, cross):
 
 
 @torch.no_grad()
-def compensate_part(module, inputs, weights):
+def compensate_part(module, inputs, weights, rounding=False):
     """Rounds the convolutions of a part of a model whose activations have their scales, so that it comes close to what it is in floating point
-    on `inputs` (a list of batches), whose pictures have the `weights`."""
+    on `inputs` (a list of batches), whose pictures have the `weights`. With `rounding` its activations are rounded in that as well: it was
+    trained so, and in floating point is not at its best."""
     reference = copy.deepcopy(module)
     quant.set_quantising(module, True)
-    quant.set_quantising(reference, False)
+    quant.set_quantising(reference, rounding, weights=False)
     convolutions = zip(*([m for m in part.modules() if isinstance(m, quant.Conv)] for part in (module, reference)))
     for conv, other in convolutions:
         fit(conv, *moments(conv, module, other, reference, list(zip(inputs, weights))))
@@ -102,7 +103,7 @@ def compensate(model, pictures, power):
 @torch.no_grad()
 def compensate_analysis(model, pictures):
     """The same for the analysis alone."""
-    compensate_part(model.analysis, pictures, [torch.ones(len(x), device=x.device) for x in pictures])
+    compensate_part(model.analysis, pictures, [torch.ones(len(x), device=x.device) for x in pictures], rounding=True)
 
 
 @torch.no_grad()

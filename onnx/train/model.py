@@ -119,14 +119,18 @@ class Synthesis(nn.Module):
         self.head = Conv(late_hidden, 48, wide=255)
 
     def forward(self, y):
+        return (self.levels(y) + 128) / 255
+
+    def levels(self, y):
+        """Grey levels about the middle of the range, not rounded: exact when quantised, which pixels from 0 to 1 are not."""
         if self.stem.quantising:
             clipped = (y / LATENT_UNIT).clamp(-LATENT_CLIP, LATENT_CLIP)
             y = ste(clipped, torch.round(clipped)) * LATENT_UNIT
         x = self.blocks(self.stem(y))
         x = F.pixel_shuffle(self.out_up(self.up(self.in_up(x))), 4)
         x = self.act_c(self.c(self.act_dw(self.dw(x))))
-        # The head's unit is 256 grey levels, a power of two, about the middle of the range.
-        return (256 * F.pixel_shuffle(self.head(x), 4) + 128) / 255
+        # The head's unit is 256 grey levels, a power of two.
+        return 256 * F.pixel_shuffle(self.head(x), 4)
 
 
 class Model(nn.Module):

@@ -166,6 +166,7 @@ def test_an_encoder_is_trained_alone_and_the_bundle_keeps_its_decoder(place, tra
     torch.save(other, place / "other.pt")
     with pytest.raises(SystemExit, match="not of the same decoder"):
         exported(place / "other.pt", "--bundle", tmp_path / "before.sdlm")
+    assert not (tmp_path / place.name).exists()
 
 
 def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels_are_silent(monkeypatch):
