@@ -16,7 +16,7 @@ from PIL import Image
 
 import metrics
 import quant
-from model import STRENGTH, Model, load
+from model import ENCODER, STRENGTH, load
 
 
 def main():
@@ -33,11 +33,10 @@ def main():
     if args.float:
         quant.set_quantising(model, False)
     if args.encoder:
-        kept = torch.load(args.encoder, map_location="cpu", weights_only=False)
-        other = Model(**kept["config"]["model"]).eval().requires_grad_(False)
-        other.load_state_dict({k: v.float() for k, v in kept["ema"].items()}, strict=False)
-        for name in ("analysis", "hyper_analysis", "log_gain"):
-            setattr(model, name, getattr(other, name))
+        other = load(args.encoder, strict=False)
+        quant.set_quantising(other, False)
+        for part in ENCODER:
+            setattr(model, part.rstrip("."), getattr(other, part.rstrip(".")))
     files = sorted(f for f in pathlib.Path(args.images).iterdir() if f.suffix in (".png", ".webp"))[:: args.every]
     print("level    bpp   z_bpp   PSNR  MS-SSIM")
     for level in args.levels:

@@ -146,18 +146,18 @@ class Builder:
         return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
                          group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
 
-    def two_digits(self, w):
-        """A float weight as the sum of two 8-bit tensors, which is half the file. (float16 is unknown to the Rust engines.)"""
-        q, scale = in_digits(w)
+    def two_digits(self, q, scale):
+        """What `in_digits` made of a float weight, as the sum of two 8-bit tensors, which is half the file. (float16 is unknown to the Rust
+        engines.)"""
         part = lambda q, by: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(by.astype(np.float32), "ws"),
-                                                            self.constant(np.zeros(len(w), np.int8), "wz")], axis=0)
+                                                            self.constant(np.zeros(len(q), np.int8), "wz")], axis=0)
         high, low = digits(q)
         return self.node("Add", [part(high, DIGIT * scale), part(low, scale)])
 
     def conv_float(self, x, weight, bias, stride=1, groups=1):
         k = weight.shape[2]
         pad = k // 2 if stride == 1 else 0
-        w = self.two_digits(weight) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
+        w = self.two_digits(*in_digits(weight)) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
         return self.node("Conv", [x, w, self.constant(bias.astype(np.float32), "b")],
                          group=groups, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[k, k])
 
@@ -195,7 +195,7 @@ def analysis(model):
     q, scale = in_digits(array(a.head.weight))
     a.head.weight.data = torch.from_numpy((q * scale.reshape(-1, 1, 1, 1)).astype(np.float32))  # so that PyTorch computes the same
     # The only sums that are not exact: an encoder may differ in the last bit.
-    g.node("Conv", [g.to_grid(x), g.two_digits(array(a.head.weight)), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
+    g.node("Conv", [g.to_grid(x), g.two_digits(q, scale), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
     g.nodes[-1].output[0] = "latent"
     return g.model([("picture", TensorProto.FLOAT, [1, 3, "h", "w"])], [("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
 

@@ -23,6 +23,7 @@ HYPER_UNIT = 1 / 4  # of the hyper-latent, whose values are coded about means of
 HYPER_CLIP = 127  # of these units
 HYPER_ROUNDS = 3  # in which `Model.hyper_latent` finds what is coded
 STRENGTH = 0.045  # as in format/src/codec/encode.rs
+ENCODER = ("analysis.", "hyper_analysis.", "log_gain")  # what no decoder knows: beginnings of names
 
 
 class Block(nn.Module):
@@ -295,10 +296,11 @@ def rounded(value, log_scale, strength):
     return torch.where(cost(smaller) < cost(nearest), smaller, nearest)
 
 
-def load(path):
-    """The model of a checkpoint of train.py, for use: frozen, and quantised if its training had come so far."""
+def load(path, strict=True):
+    """The model of a checkpoint of train.py, for use: frozen, and quantised if its training had come so far. Unless `strict`, a checkpoint of
+    parts of it will do."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=False)
     model = Model(**checkpoint.get("config", {}).get("model", {}))
-    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
+    model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()}, strict)
     set_quantising(model, bool(model.synthesis.out_up.scale > 0))
     return model.eval().requires_grad_(False)

@@ -18,14 +18,13 @@ import dormant
 import gptq
 import metrics
 import quant
-from model import Block, Model
+from model import ENCODER, Block, Model
 from muon import Muon
 from run import Run, learning_rate, set_rates, smooth
 
 RECYCLE = 500  # steps between two looks for dormant units, as long as the model computes in floating point
 CALIBRATION = 24  # batches that the scales of the activations are taken from
 LEVELLING = 2  # rounds in which ranges of channels and scales of activations are found: each depends on the other
-ENCODER = ("analysis.", "hyper_analysis.", "log_gain")  # what no decoder knows
 
 
 def optimisers(model, o):
@@ -163,7 +162,7 @@ def main():
                 for _ in range(LEVELLING):
                     print(f"{quant.level_channels([ema, model], *look, parts)} channels have another range", flush=True)
                     refine_scales(ema, of_mean, *look, config["loss"])
-                    copy_scales(ema, model)
+                copy_scales(ema, model)
         set_rates(optims.values(), learning_rate(share, stages["full"], stages["decay"]))
         if run.step and run.step % RECYCLE == 0 and share < stages["quantise"] and not args.decoder:
             dormant.recycle(model, *look)
