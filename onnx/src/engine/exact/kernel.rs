@@ -1,11 +1,13 @@
 //! The loops of the exact engine, for the vectors that the processor has.
 //!
-//! The one leaf of this crate with `unsafe` in it: functions for processor features that were found, and loads through pointers into
+//! With `tiles` the one leaf of this crate with `unsafe` in it: functions for processor features that were found, and loads through pointers into
 //! slices whose lengths were checked. Every variant gives the same integers: products of unsigned bytes with 7-bit weights, added
 //! up to less than 2^24 (docs/FORMAT.md), then `round half to even (sum * 2^-s)`, which is exact in `f32`.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+
+use super::tiles;
 
 /// Columns of a vector of sums.
 pub(super) const LANES: usize = 16;
@@ -17,6 +19,8 @@ pub(super) const DIGIT_BITS: u32 = 7;
 const ROWS: usize = 6;
 /// What is out of the range of bytes; beyond 2^31 a conversion would come back at the other end.
 const FAR: f32 = 512.0;
+/// 1.5 * 2^23.
+const UNIT: f32 = 12_582_912.0;
 /// Weights of one sign whose products with bytes fit 16 bits together: 128 * 255 < 2^15.
 const ROOM: i16 = 128;
 
@@ -27,6 +31,8 @@ pub(super) enum Isa {
     Avx2,
     /// AVX-512 with its instructions for bytes (VNNI).
     Vnni,
+    /// The same, and a unit for products of matrices (AMX).
+    Amx,
 }
 
 impl Isa {
@@ -38,7 +44,17 @@ impl Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni");
         let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        if has_vnni { Some(Isa::Vnni) } else { has_avx2.then_some(Isa::Avx2) }
+        match has_vnni {
+            true if tiles::available() => Some(Isa::Amx),
+            true => Some(Isa::Vnni),
+            false => has_avx2.then_some(Isa::Avx2),
+        }
+    }
+
+    /// This one, and those that a processor has which has this one.
+    #[cfg(test)]
+    pub fn and_lesser(self) -> impl Iterator<Item = Self> {
+        [Isa::Amx, Isa::Vnni, Isa::Avx2].into_iter().skip_while(move |isa| *isa != self)
     }
 }
 
@@ -53,14 +69,14 @@ pub(super) struct Requantiser {
 }
 
 /// Weights (K, N) as the products take them: digits of [`DIGIT_BITS`] bits, the highest ones first. Each digit is (N / B, K / 4, B, 4)
-/// with B columns side by side: all of them, or what a vector of AVX2 has.
+/// with B columns side by side: all of them, or what a vector of AVX2 or a tile has.
 #[derive(Debug)]
 pub(super) struct Matrix {
     pub inputs: usize,
     pub outputs: usize,
     isa: Isa,
     block: usize,
-    digits: Vec<Vec<i8>>,
+    pub digits: Vec<Vec<i8>>,
     /// For each digit and each block of AVX2: how many times in a row products of four inputs are added in 16 bits, until they go
     /// on in 32. Most weights are far from the largest, so that four go together; going on costs as much as a product.
     runs: Vec<Vec<u8>>,
@@ -81,6 +97,7 @@ impl Matrix {
         let block = match isa {
             Isa::Vnni => outputs,
             Isa::Avx2 => HALF,
+            Isa::Amx => LANES,
         };
         let packed = |digit: &Vec<i8>| {
             let mut packed = Vec::with_capacity(length);
@@ -95,7 +112,7 @@ impl Matrix {
         };
         let digits: Vec<_> = weights.iter().map(packed).collect();
         let runs = match isa {
-            Isa::Vnni => Vec::new(),
+            Isa::Vnni | Isa::Amx => Vec::new(),
             Isa::Avx2 => {
                 let blocks = digits.iter().flat_map(|digit| digit.chunks_exact(HALF * inputs));
                 // SAFETY: `isa` was found on this processor.
@@ -195,6 +212,7 @@ pub(super) fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, mut out: 
     // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
     unsafe {
         match matrix.isa {
+            Isa::Amx => tiles::product(bytes, matrix, to, out),
             Isa::Vnni => {
                 for (column, count) in blocks(matrix.outputs) {
                     with_vectors!(count, product_vnni::<6>(bytes, matrix, to, out, column, 0..whole));
@@ -252,19 +270,30 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
             let bias = unsafe { _mm512_loadu_si512(to.bias.as_ptr().add(at).cast()) };
             let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(at)) };
             for (r, sums) in sums.iter().enumerate() {
-                let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[v], bias));
-                let at = (row + r) * outputs + at;
                 // SAFETY: `out` has `outputs` elements for each row.
-                match out {
-                    Out::Bytes(bytes) => unsafe {
-                        _mm_storeu_si128(bytes.as_mut_ptr().add(at).cast(), levels(sum, scale, zero));
-                    },
-                    Out::Values(values) => unsafe {
-                        _mm512_storeu_ps(values.as_mut_ptr().add(at), _mm512_mul_ps(sum, scale));
-                    },
-                }
+                unsafe { put(_mm512_add_epi32(sums[v], bias), scale, zero, out, (row + r) * outputs + at) };
             }
         }
+    }
+}
+
+/// Sixteen sums to where they belong, from `at` on.
+///
+/// # Safety
+///
+/// There are sixteen elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn put(sums: __m512i, scale: __m512, zero: __m512i, out: &mut Out<'_>, at: usize) {
+    let sums = _mm512_cvtepi32_ps(sums);
+    // SAFETY: as above.
+    match out {
+        Out::Bytes(bytes) => unsafe {
+            _mm_storeu_si128(bytes.as_mut_ptr().add(at).cast(), levels(sums, scale, zero));
+        },
+        Out::Values(values) => unsafe {
+            _mm512_storeu_ps(values.as_mut_ptr().add(at), _mm512_mul_ps(sums, scale));
+        },
     }
 }
 
@@ -272,11 +301,13 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn levels(values: __m512, scale: __m512, zero: __m512i) -> __m128i {
-    let scaled = _mm512_mul_ps(values, scale);
-    let near = _mm512_max_ps(_mm512_min_ps(scaled, _mm512_set1_ps(FAR)), _mm512_set1_ps(-FAR));
-    let rounded = _mm512_add_epi32(_mm512_cvtps_epi32(near), zero);
-    let clipped = _mm512_min_epi32(_mm512_max_epi32(rounded, _mm512_setzero_si512()), _mm512_set1_epi32(255));
-    _mm512_cvtepi32_epi8(clipped)
+    // There a unit is the last bit of a value: adding it rounds half to even, and the lowest byte is that of the integer.
+    let unit = _mm512_set1_ps(UNIT);
+    let low = _mm512_sub_ps(unit, _mm512_cvtepi32_ps(zero));
+    let high = _mm512_add_ps(low, _mm512_set1_ps(255.0));
+    let rounded = _mm512_fmadd_ps(values, scale, unit);
+    let clipped = _mm512_max_ps(_mm512_min_ps(rounded, high), low);
+    _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_castps_si512(clipped), zero))
 }
 
 /// Eight columns. A pair of products stays below 2^15, because weights have 7 bits.
@@ -377,7 +408,7 @@ pub(super) fn depthwise(
     // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
     unsafe {
         match isa {
-            Isa::Vnni => depthwise_avx512(bytes, width, weights, to, out),
+            Isa::Vnni | Isa::Amx => depthwise_avx512(bytes, width, weights, to, out),
             Isa::Avx2 => depthwise_avx2(bytes, width, weights, to, out),
         }
     }
@@ -560,7 +591,7 @@ pub(super) fn wide_product(
     // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
     unsafe {
         match isa {
-            Isa::Vnni => {
+            Isa::Vnni | Isa::Amx => {
                 for (column, count) in blocks(outputs) {
                     with_vectors!(count, wide_avx512::<6>(from, weights, bias, out, column, 0..whole));
                     with_vectors!(count, wide_avx512::<1>(from, weights, bias, out, column, whole..rows));
@@ -673,7 +704,7 @@ pub(super) fn quantise(isa: Isa, values: &[f32], inverse: f32, zero: u8, out: &m
     // SAFETY: `isa` was found on this processor, and both slices have one length.
     unsafe {
         match isa {
-            Isa::Vnni => quantise_avx512(values, inverse, zero, out),
+            Isa::Vnni | Isa::Amx => quantise_avx512(values, inverse, zero, out),
             Isa::Avx2 => quantise_avx2(values, inverse, zero, out),
         }
     }
@@ -722,7 +753,7 @@ macro_rules! for_vectors {
             // SAFETY: `isa` was found on this processor.
             unsafe {
                 match isa {
-                    Isa::Vnni => with_avx512($($argument),*),
+                    Isa::Vnni | Isa::Amx => with_avx512($($argument),*),
                     Isa::Avx2 => with_avx2($($argument),*),
                 }
             }
@@ -777,9 +808,9 @@ fn round_loop(values: &mut [f32], low: f32, high: f32) {
 mod tests {
     use super::*;
 
-    /// The vectors of this processor: the best ones, and AVX2.
+    /// What this processor has.
     fn all() -> impl Iterator<Item = Isa> {
-        Isa::find().into_iter().flat_map(|best| [best, Isa::Avx2])
+        Isa::find().into_iter().flat_map(Isa::and_lesser)
     }
 
     /// Numbers below a bound, the same every time.
@@ -807,7 +838,7 @@ mod tests {
         ];
         for (isa, kind) in all().flat_map(|isa| kinds.map(|kind| (isa, kind))) {
             for (rows, inputs, outputs, digits) in
-                [(1, 4, 16, 1), (13, 96, 48, 1), (6, 256, 80, 2), (50, 48, 16, 2)]
+                [(1, 4, 16, 1), (13, 96, 48, 1), (6, 256, 80, 2), (50, 48, 16, 2), (64, 120, 96, 1)]
             {
                 let weights: Vec<Vec<i8>> =
                     (0..digits).map(|_| (0..inputs * outputs).map(|_| kind(next(1000))).collect()).collect();

@@ -1,7 +1,7 @@
 //! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 5.5, without a runtime.
 //!
 //! `graph` reads such a graph once and makes of it a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
-//! `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
+//! `tiles` those of matrix units, `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
 //! not wholly of it is left to the others.
 
 mod gradient;
@@ -9,6 +9,7 @@ mod graph;
 mod kernel;
 mod lines;
 mod program;
+mod tiles;
 
 use std::fmt;
 
@@ -42,6 +43,7 @@ pub(super) fn load(source: &GraphSource) -> Option<Box<dyn Graph>> {
 /// What it runs on here.
 pub(super) fn vectors() -> Option<&'static str> {
     kernel::Isa::find().map(|isa| match isa {
+        kernel::Isa::Amx => "AVX-512 with AMX",
         kernel::Isa::Vnni => "AVX-512 with VNNI",
         kernel::Isa::Avx2 => "AVX2",
     })
@@ -158,7 +160,7 @@ mod tests {
                 let view = TensorView::f32(&shape, &values).unwrap();
                 let (from, to) = (&other.inputs()[0].name, &other.outputs()[0].name);
                 let wanted = other.run(&[(from, view)], &[to]).unwrap();
-                for isa in [kernel::Isa::Avx2, best] {
+                for isa in best.and_lesser() {
                     let (program, inputs, outputs) = graph::compile(isa, model.graph.as_ref().unwrap())
                         .unwrap_or_else(|| panic!("{role} is of the exact form"));
                     let signature = Signature { graph: role.to_owned(), inputs, outputs };
