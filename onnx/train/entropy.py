@@ -1,7 +1,7 @@
 """Tunes the hyper-latent of a quantised model, what is made of it (means and scales) and how it is coded itself, on latents that are
 computed once: transforms and steps stay, so that a step costs a hundredth of what it costs in train.py.
 
-    python entropy.py --config generation-6-entropy.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/entropy --minutes 20
+    python entropy.py --config entropy.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/entropy --minutes 20
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 6 --out /tmp/sdl-6
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 7 --out /tmp/sdl-7
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about,
 and without `--natural` the encoder is, as `train.py --decoder` leaves it:

@@ -37,7 +37,8 @@ class FeatureDistance(nn.Module):
                 x = self.conv(x, f"fire{layer}_squeeze1x1")
                 x = torch.cat([self.conv(x, f"fire{layer}_expand1x1"), self.conv(x, f"fire{layer}_expand3x3", padding=1)], 1)
             if layer in COMPARED:
-                result.append(x / torch.sqrt(x.square().sum(1, keepdim=True) + 1e-10))
+                wide = x.float()  # differences of nearly equal numbers
+                result.append(wide / torch.sqrt(wide.square().sum(1, keepdim=True) + 1e-10))
             if layer in POOL_AFTER:
                 x = F.max_pool2d(x, 3, 2)
         return result

@@ -28,8 +28,8 @@ def moments(conv, module, reference_conv, reference, batches):
     pictures)."""
     square = cross = 0
     for x, weights in batches:
-        _, entered = quant.entering(conv, module, x)
-        _, wanted = quant.entering(reference_conv, reference, x)
+        entered = quant.entering(conv, module, x)
+        wanted = quant.entering(reference_conv, reference, x)
         wanted = F.conv2d(wanted, reference_conv.weight, reference_conv.bias, padding=conv.padding, groups=conv.groups)
         missing = wanted - F.conv2d(entered, conv.weight, conv.bias, padding=conv.padding, groups=conv.groups)
         missing = missing.transpose(0, 1).flatten(1)

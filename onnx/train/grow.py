@@ -31,7 +31,7 @@ def rows(x):
 
 def unrounded(model, x):
     """What the encoder has at stride 16 in front of `down`, and the latent as the synthesis would get it without rounding."""
-    latent, folded = entering(model.analysis.down, model.analysis, x)
+    latent, folded = model.analysis(x), entering(model.analysis.down, model.analysis, x)
     return folded, latent * torch.exp(model.at_level(model.log_gain + model.log_ungain, torch.ones(1)))
 
 
@@ -57,7 +57,7 @@ def renderer_inverse(model, draw):
     """The change of the depthwise layer's result (48) that moves the rendered pixels as wanted (48), on average: (48, 48)."""
     synthesis = model.synthesis
     _, latent = unrounded(model, draw())
-    _, hidden = entering(synthesis.act_c, synthesis, latent)
+    hidden = entering(synthesis.act_c, synthesis, latent)
     enter, leave = synthesis.c.weight[:, :, 0, 0].double(), synthesis.head.weight[:, :, 0, 0].double()
     is_open = rows((hidden > 0).float())[::37][:2000]
     jacobians = torch.einsum("oh,nh,hi->noi", leave, is_open, enter)

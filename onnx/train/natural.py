@@ -1,7 +1,7 @@
 """Trains the `natural` decoder of a generation: the bitstream, the encoder and the tables stay, only `synthesis` is tuned for looks.
 
-    python natural.py --config natural-5.toml --checkpoint ../models/sdl-6.pt --images ../../../shared/images/train \
-        --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 66 --threads 1
+    python natural.py --config natural.toml --checkpoint ../models/sdl-6.pt --images ../../../shared/images/train \
+        --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 20 --compile
 
 The losses are a feature distance, the squared error over that of the fidelity decoder, MS-SSIM and, in the later part, a patch
 discriminator that sees a picture together with the fidelity decoder's. Text is masked out of the adversarial part: see `strokes`. The
@@ -22,10 +22,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import data
 import metrics
-import tables
 from features import FeatureDistance
-from model import LATENT_UNIT, load
+from gptq import ROUNDING, compensate_part
+from model import LATENT_CLIP, LATENT_UNIT, STRENGTH, load
 from muon import Muon
+from quant import set_quantising
 from run import Run, learning_rate, set_rates, smooth
 
 PATCH = 8  # pixels for each position of the discriminator's output, each way
@@ -71,19 +72,13 @@ class Encoded:
     @classmethod
     @torch.no_grad()
     def make(cls, model, crops, levels):
-        """`crops` (N, S, S, 3) uint8, `levels` (N, k) integers from 0 to 100."""
-        integers, bits = tables.Integers(model), tables.gaussian_bits()
-        size = crops.shape[1]
-        latents = torch.empty((len(crops), levels.shape[1], model.channels, size // 16, size // 16), dtype=torch.int16)
-        for i, crop in enumerate(crops):
-            y = model.analysis(crop.permute(2, 0, 1)[None].float() / 255).float()
-            for k, level in enumerate(levels[i]):
-                scaled, z, mean = tables.scaled(model, integers, y, level)
-                _, _, v = integers.code(scaled, z, mean, level, bits)
-                latents[i, k] = torch.from_numpy(integers.dequantise(v, level).astype(np.int16))
-            if (i + 1) % 500 == 0:
-                print(f"{i + 1} of {len(crops)} crops are encoded", flush=True)
-        return cls(crops, torch.stack([strokes(c) for c in crops]), latents)
+        """`crops` (N, S, S, 3) uint8, `levels` (N, k) from 0 to 1."""
+        model.strength, latents = STRENGTH, []
+        for pixels, level in zip(crops.split(16), levels.float().split(16)):
+            y = model.analysis(pixels.permute(0, 3, 1, 2).float() / 255)
+            units = [torch.round(model.code(y, one)[0] / LATENT_UNIT) for one in level.unbind(1)]
+            latents.append(torch.stack(units, 1).clamp(-LATENT_CLIP, LATENT_CLIP).to(torch.int16))
+        return cls(crops, torch.stack([strokes(c) for c in crops]), torch.cat(latents))
 
     def get(self, which, level, device):
         """-> pixels (n, 3, S, S) in [0, 1], text (n, 1, S/8, S/8) in {0, 1}, latent (n, C, S/16, S/16)"""
@@ -109,9 +104,8 @@ def encode(model, args, config):
     levels = np.where(random.random((c["crops"], c["levels"])) < c["low_share"],
                       random.uniform(low, high, (c["crops"], c["levels"])), random.random((c["crops"], c["levels"])))  # fmt: skip
     middle = lambda p: p[(p.shape[0] - c["crop"]) // 2 :, (p.shape[1] - c["crop"]) // 2 :][: c["crop"], : c["crop"]]
-    at = np.array(config["held_out"]["levels"])[None].repeat(len(held), 0)
-    percent = lambda x: np.rint(100 * x).astype(int)
-    parts = [Encoded.make(model, crops, percent(levels)), Encoded.make(model, torch.stack([middle(p) for p in held]), percent(at))]
+    at = torch.tensor(config["held_out"]["levels"]).expand(len(held), -1)
+    parts = [Encoded.make(model, crops, torch.from_numpy(levels)), Encoded.make(model, torch.stack([middle(p) for p in held]), at)]
     torch.save([(p.pixels, p.text, p.latents) for p in parts], kept)
     return parts
 
@@ -119,10 +113,8 @@ def encode(model, args, config):
 class Losses:
     """What a decoded picture is worth, without the discriminator."""
 
-    def __init__(self, config, feature, compiled):
-        self.config = config
-        self.feature = torch.compile(feature) if compiled else feature
-        self.ms_ssim = torch.compile(metrics.ms_ssim) if compiled else metrics.ms_ssim
+    def __init__(self, config, feature, ms_ssim):
+        self.config, self.feature, self.ms_ssim = config, feature, ms_ssim
 
     def __call__(self, picture, x, fidelity, text, shift=(0, 0)):
         """-> (loss, feature distance, squared error over that of `fidelity`, MS-SSIM), each (N)"""
@@ -157,6 +149,17 @@ def measure(synthesis, fidelity, held, losses, config, device):
     return float(np.mean([r["loss"] for r in table.values()])), table
 
 
+def finish(run, natural, crops, measured):
+    """The best weights, rounded, and what they are worth."""
+    best = torch.load(run.out / "float.pt", map_location=run.args.device, weights_only=False)["ema"]
+    natural.load_state_dict({k: v.float() for k, v in best.items()})
+    some = [crops.get(which, which % crops.latents.shape[1], run.args.device)[2] for which in torch.arange(len(crops.pixels))[: 16 * ROUNDING].split(16)]
+    compensate_part(natural, some, [torch.ones(len(y), device=run.args.device) for y in some], rounding=True)
+    loss, table = measured()
+    run.log({"step": run.step, "held_out_loss": round(loss, 5), "rounded": True, "levels": table})
+    run.save_weights("natural.pt", natural, held_out=table)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised: the encoder and the first weights")
@@ -173,6 +176,8 @@ def main():
     crops, held = encode(model, args, config)
     # Channels last: a third less time on a CPU.
     fidelity = model.synthesis.to(args.device, memory_format=torch.channels_last)
+    # Gradients that go straight through the rounding of weights do them no good: they are rounded when all else is done.
+    set_quantising(fidelity, True, weights=False)
     natural = copy.deepcopy(fidelity).requires_grad_(True)
     ema = copy.deepcopy(natural).requires_grad_(False)
     judge = Discriminator().to(args.device, memory_format=torch.channels_last)
@@ -180,9 +185,19 @@ def main():
     rest = [p for p in natural.parameters() if all(p is not m for m in matrices)]
     optims = {"adam": torch.optim.Adam(rest, lr=o["adam"], betas=(0.9, 0.99)), "muon": Muon(matrices, lr=o["muon"]),
               "discriminator": torch.optim.Adam(judge.parameters(), lr=o["discriminator"], betas=(0.5, 0.99))}  # fmt: skip
-    compiled = torch.compile if args.compile else lambda f: f
-    losses = Losses(weights, FeatureDistance(args.features).to(args.device), args.compile)
-    forward, forward_fidelity, forward_ema, forward_judge = map(compiled, (natural, fidelity, ema, judge))
+
+    def mixed(module):
+        module = torch.compile(module) if args.compile else module
+
+        def forward(*inputs):
+            with run.autocast():
+                return module(*inputs).float()
+
+        return forward
+
+    feature = FeatureDistance(args.features).to(args.device)
+    losses = Losses(weights, mixed(feature), torch.compile(metrics.ms_ssim) if args.compile else metrics.ms_ssim)
+    forward, forward_fidelity, forward_ema, forward_judge = map(mixed, (natural, fidelity, ema, judge))
     state = run.resume({"natural": natural, "ema": ema, "judge": judge, **optims}, {"mean": None, "best": math.inf, "ratio": None})
     random = run.random
 
@@ -191,7 +206,7 @@ def main():
         best = share >= weights["adversarial_full"] and loss < state["best"]
         if best:
             state["best"] = loss
-            run.save_weights("natural.pt", ema, held_out=table)
+            run.save_weights("float.pt", ema, held_out=table)
         run.log({"step": run.step, "held_out_loss": round(loss, 5), "best": best, "levels": table})
 
     if run.step == 0:
@@ -241,6 +256,8 @@ def main():
     if run.share() >= 1:
         held_out(1.0)
     run.keep(state, last=True)
+    if run.share() >= 1:
+        finish(run, ema, crops, lambda: measure(ema, fidelity, held, losses, config, args.device))
 
 
 if __name__ == "__main__":

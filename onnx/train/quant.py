@@ -46,7 +46,8 @@ class Levels(torch.autograd.Function):
     def forward(ctx, x, scale, low, high):
         ctx.save_for_backward(x, scale)
         ctx.bounds = low, high
-        return torch.round(x / scale).clamp(low, high) * scale
+        # A power of two: multiplying is as exact as dividing, and faster.
+        return torch.round(x * scale.reciprocal()).clamp(low, high) * scale
 
     @staticmethod
     def backward(ctx, g):
@@ -93,7 +94,8 @@ class Activation(nn.Module):
             self.watch(x)
         if not self.quantising:
             return x if self.signed else relu(x)
-        return Levels.apply(x.float(), self.scale, *self.bounds())
+        # Levels from 0 to 255 lose nothing in bf16; what a stream is made of stays wide.
+        return Levels.apply(x.float() if self.signed else x, self.scale, *self.bounds())
 
 
 class Conv(nn.Conv2d):
@@ -124,13 +126,26 @@ class Conv(nn.Conv2d):
             return F.conv2d(x.float(), w, self.bias.float(), padding=self.padding, groups=self.groups)
 
 
+class Reached(Exception):
+    pass
+
+
 def entering(layer: nn.Module, module: nn.Module, *arguments):
-    """(what `module`, of which `layer` is a part, makes of the arguments, what enters `layer` on the way)"""
+    """What enters `layer`, a part of `module`, when that gets the arguments. What comes behind it is not computed."""
     seen = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    result = module(*arguments)
-    hook.remove()
-    return result, seen[0]
+
+    def stop(_, inputs):
+        seen.append(inputs[0])
+        raise Reached
+
+    hook = layer.register_forward_pre_hook(stop)
+    try:
+        module(*arguments)
+    except Reached:
+        pass
+    finally:
+        hook.remove()
+    return seen[0]
 
 
 def set_quantising(module: nn.Module, on: bool, weights=True):
@@ -199,7 +214,7 @@ def level_channels(models, x, level, parts=("synthesis", "analysis")):
         _, rounders, readers = alike[0]
         channels, total = readers[0].in_channels, 0
         for activation, weight in rounders:
-            _, values = entering(activation, models[0], x, level)
+            values = entering(activation, models[0], x, level)
             values = (values if activation.signed else relu(values)).transpose(0, 1).reshape(channels, -1)  # those of `up` lie sixteen to a channel
             low, high = (bound * activation.scale for bound in activation.bounds())
 

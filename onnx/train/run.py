@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import data
+from muon import MATRIX_UNITS
 
 
 def configuration(path):
@@ -75,6 +76,7 @@ class Run:
         p.add_argument("--limit", type=int, help="use this many pictures (dry runs)")
         p.add_argument("--threads", type=int, default=2)
         p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        p.add_argument("--precision", choices=["bf16", "fp32"], help="of convolutions in floating point; default: bf16 where the device has matrix units")
         p.add_argument("--compile", action="store_true", help="compile the networks: three times the speed on a CPU, after minutes")
 
     def __init__(self, args):
@@ -82,6 +84,7 @@ class Run:
         if (args.minutes is None) == (args.steps is None):
             raise SystemExit("one of --minutes and --steps is needed")
         self.args, self.config = args, config
+        self.mixed = args.precision == "bf16" or (args.precision is None and (args.device != "cpu" or MATRIX_UNITS))
         self.out = pathlib.Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(args.threads)
@@ -97,6 +100,10 @@ class Run:
         c = self.config["data"]
         pictures = data.load_shards(self.args.images, self.args.limit, c["shrink"], c["least"])
         return data.Crops(pictures, c["crop"], self.random)
+
+    def autocast(self):
+        """Within it convolutions compute in the precision of the run."""
+        return torch.autocast(self.args.device, dtype=torch.bfloat16, enabled=self.mixed)
 
     def seconds(self):
         """Time spent on the run, also before it was interrupted."""

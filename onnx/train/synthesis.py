@@ -1,10 +1,11 @@
 """Tunes the synthesis of a quantised model on latents as files have them: everything else stays, and so does every symbol.
 
-    python synthesis.py --config generation-6-synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
+    python synthesis.py --config synthesis.toml --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --out /tmp/tuned --minutes 20
 """
 
 import argparse
 import copy
+import math
 
 import torch
 
@@ -52,7 +53,12 @@ def main():
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
     set_quantising(model.synthesis, True, weights=False)
-    forward = torch.compile(model.synthesis) if args.compile else model.synthesis
+    synthesis = torch.compile(model.synthesis) if args.compile else model.synthesis
+
+    def forward(latent):
+        with run.autocast():
+            return synthesis(latent)
+
     if args.compile:
         metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     known = Latents(model, forward, crops, config, args.device)
@@ -62,24 +68,46 @@ def main():
     model.synthesis.requires_grad_(True)
     ema = copy.deepcopy(model).requires_grad_(False)
     optims = optimisers(model, o)
-    mean = run.resume({"model": model, "ema": ema, **optims}, None)
+    state = run.resume({"model": model, "ema": ema, **optims}, {"mean": None, "best": math.inf})
+    trained = len(known.level) - config["data"]["held_out"]
+
+    def losses(synthesis, which):
+        """(loss, squared error in grey levels, 1 - MS-SSIM) of some of the latents."""
+        x, level, latent = known.get(which, args.device)
+        distortion, mse, similarity = distortion_of(synthesis(latent), x, c)
+        return torch.stack([(distortion * model.lambda_of(level) ** (1 + c["lambda_power"])).mean(), mse.mean(), 1 - similarity.mean()])
+
+    @torch.no_grad()
+    def held_out():
+        """What a decoder learns may be of use for the latents that it sees alone: the best weights are those that are best for others."""
+        parts = torch.arange(trained, len(known.level)).split(o["batch"])
+        loss = torch.stack([losses(ema.synthesis, part)[0] for part in parts]).mean().item()
+        if loss < state["best"]:
+            state["best"] = loss
+            run.save_weights("float.pt", ema)
+        run.log({"step": run.step, "held_out_loss": round(loss, 5)})
+
+    if run.step == 0:
+        held_out()
     while not run.over():
         set_rates(optims.values(), learning_rate(run.share(), stages["full"], stages["decay"]))
         for optimiser in optims.values():
             optimiser.zero_grad(set_to_none=True)
-        x, level, latent = known.get(run.random.integers(0, len(known.level), o["batch"]), args.device)
-        distortion, mse, similarity = distortion_of(forward(latent), x, c)
-        loss = (distortion * model.lambda_of(level) ** (1 + c["lambda_power"])).mean()
-        loss.backward()
+        found = losses(forward, run.random.integers(0, trained, o["batch"]))
+        found[0].backward()
         if run.advance(model, ema, optims.values(), o["ema"]):
-            mean = smooth(mean, torch.stack([loss, mse.mean(), 1 - similarity.mean()]))
-        if run.step % 50 == 0 and mean is not None:
-            row = dict(zip(("loss", "mse", "dissimilarity"), (round(v, 5) for v in mean.tolist())))
+            state["mean"] = smooth(state["mean"], found)
+        if run.step % 50 == 0 and state["mean"] is not None:
+            row = dict(zip(("loss", "mse", "dissimilarity"), (round(v, 5) for v in state["mean"].tolist())))
             run.log({"step": run.step, "minutes": round(run.seconds() / 60, 2), **row})
-        run.keep(mean, ema)
-    run.keep(mean, ema, last=True)
+        if run.step % config["data"]["look"] == 0:
+            held_out()
+        run.keep(state, ema)
+    run.keep(state, ema, last=True)
     if run.share() >= 1:
-        run.save_weights("float.pt", ema)
+        held_out()
+        best = torch.load(run.out / "float.pt", map_location=args.device, weights_only=False)["ema"]
+        ema.load_state_dict({name: w.float() for name, w in best.items()})
         some = [known.get(which, args.device) for which in torch.arange(len(known.level))[: 16 * ROUNDING].split(16)]
         compensate_part(ema.synthesis, [latent for _, _, latent in some], [model.lambda_of(level) ** (1 + c["lambda_power"]) for _, level, _ in some])
         run.save_weights("weights.pt", ema)

@@ -152,13 +152,7 @@ class Integers:
 @torch.no_grad()
 def analyse(model, integers, x, level):
     """Pixels (1, 3, H, W) -> (y scaled, z int in 1/4, mean int in 1/16) with the exact hyper-synthesis."""
-    return scaled(model, integers, model.analysis(x).float(), level)
-
-
-@torch.no_grad()
-def scaled(model, integers, y, level):
-    """As `analyse`, from the latent (1, C, H/16, W/16) before its gains."""
-    y = y[0] * torch.from_numpy(integers.gain[level])[:, None, None]
+    y = model.analysis(x).float()[0] * torch.from_numpy(integers.gain[level])[:, None, None]
     z, _, _ = integers.code_hyper(model.hyper_analysis(y[None])[0].double().numpy(), level)
     mean = model.hyper_synthesis(torch.from_numpy(z[None].astype(np.float32) * HYPER_UNIT))
     return y.numpy().astype(np.float64), z, torch.round(mean[0] / MEAN_UNIT).numpy().astype(np.int64)

@@ -1,6 +1,6 @@
 """Trains the built-in model: one configuration, one command; the same command goes on where an interrupted run stopped.
 
-    python train.py --config generation-5.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
+    python train.py --config train.toml --images ../../../shared/images/train --out /tmp/run --minutes 70
 
 The learning rate follows the share of the run that is done, so that the same configuration makes sense for 2 minutes and for
 10 hours: warm-up, constant, cosine, and inside the cosine with quantised activations. Weights are rounded when all else is done. `--weights` begins with those of an earlier run.
@@ -52,10 +52,10 @@ def distortion_of(reconstruction, x, c):
     return (1 - c["ms_ssim"]) * mse + c["ms_ssim"] * c["ms_ssim_scale"] * (1 - similarity), mse, similarity
 
 
-def loss_of(model, forward, x, level, c):
+def loss_of(model, forward, x, level, c, measure=distortion_of):
     reconstruction, y_bits, z_bits = forward(x, level)
     pixels = x.shape[2] * x.shape[3]
-    distortion, mse, similarity = distortion_of(reconstruction, x, c)
+    distortion, mse, similarity = measure(reconstruction, x, c)
     weight = model.lambda_of(level)
     bpp = (y_bits + z_bits) / pixels
     loss = ((bpp + weight * distortion) * weight ** c["lambda_power"]).mean()
@@ -77,11 +77,16 @@ def refine_scales(model, part, x, level, c):
     first = best = value()
     for activation in (m for m in part.modules() if isinstance(m, quant.Activation)):
         kept = scale = activation.scale.clone()
-        for factor in (0.25, 0.5, 2.0):
-            activation.scale.copy_(scale * factor)
-            found = value()
-            if found < best - 1e-4 * first:
+        # Larger than what percentiles say is hardly ever better, and not where smaller is.
+        for factors in ((0.5, 0.25), (2.0,)):
+            for factor in factors:
+                activation.scale.copy_(scale * factor)
+                found = value()
+                if found >= best - 1e-4 * first:
+                    break
                 best, kept = found, scale * factor
+            if kept is not scale:
+                break
         activation.scale.copy_(kept)
     print(f"scales: loss {first:.3f}, then {best:.3f}", flush=True)
     model.train(training)
@@ -110,7 +115,6 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", help="checkpoint of an earlier run to begin with; the schedule starts anew")
     p.add_argument("--decoder", help="checkpoint of a finished generation, quantised: its decoder is kept, and the encoder trained alone; needs --weights")
-    p.add_argument("--precision", choices=["bf16", "fp32"], help="of convolutions in floating point; default: bf16 on a GPU, where it is faster")
     Run.arguments(p)
     args = p.parse_args()
     run = Run(args)
@@ -143,10 +147,7 @@ def main():
     quant.set_watching(trained, 0 < state["watched"] < CALIBRATION)
     for m in (trained, of_mean):
         quant.set_quantising(m, state["watched"] == CALIBRATION, weights=False)
-    forward = torch.compile(model) if args.compile else model
-    if args.compile:
-        metrics.ms_ssim = torch.compile(metrics.ms_ssim)
-    mixed = args.precision == "bf16" or (args.precision is None and args.device != "cpu")
+    forward, measure = map(torch.compile, (model, distortion_of)) if args.compile else (model, distortion_of)
     print(f"{len(crops.pictures)} pictures, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
     while not run.over():
         share = run.share()
@@ -161,17 +162,18 @@ def main():
                     quant.set_quantising(m, True, weights=False)
                 for _ in range(LEVELLING):
                     print(f"{quant.level_channels([ema, model], *look, parts)} channels have another range", flush=True)
-                    refine_scales(ema, of_mean, *look, config["loss"])
+                    with run.autocast():
+                        refine_scales(ema, of_mean, *look, config["loss"])
                 copy_scales(ema, model)
         set_rates(optims.values(), learning_rate(share, stages["full"], stages["decay"]))
         if run.step and run.step % RECYCLE == 0 and share < stages["quantise"] and not args.decoder:
             dormant.recycle(model, *look)
         x = crops.batch(o["batch"]).to(args.device)
         level = torch.rand(o["batch"], device=args.device)
-        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=mixed):
+        with run.autocast():
             # Calibration reads values that a compiled graph would not keep.
             step_forward = model if 0 < state["watched"] < CALIBRATION else forward
-            loss, bpp, mse, similarity, z_bpp = loss_of(model, step_forward, x, level, config["loss"])
+            loss, bpp, mse, similarity, z_bpp = loss_of(model, step_forward, x, level, config["loss"], measure)
         for optimiser in optims.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -33,7 +33,7 @@ import train  # noqa: E402
 
 # Far too small to be of use, and of the shape of the real ones.
 SMALL = {
-    "model": dict(channels=8, width=16, depthwise=12, hidden=24, encoder_depth=1, decoder_depth=1, hyper_channels=4, anchors=3, lambda_min=0.001, lambda_max=0.05),
+    "model": dict(channels=8, width=16, depthwise=12, hidden=24, early_depth=1, encoder_depth=1, decoder_depth=1, hyper_channels=4, anchors=3, lambda_min=0.001, lambda_max=0.05),
     "data": dict(crop=192, shrink=[1.0], least=192),
     "optimiser": dict(batch=1),
     # The decoder is quantised from step 25 on, and an interruption at 15 is amid the look at its activations.
@@ -71,8 +71,8 @@ def place(tmp_path_factory):
             info = tarfile.TarInfo(f"{name}.png")
             info.size = len(packed.getvalue())
             tar.addfile(info, io.BytesIO(packed.getvalue()))
-    configuration("generation-5.toml", SMALL, place / "model.toml")
-    configuration("natural-5.toml", NATURAL, place / "natural.toml")
+    configuration("train.toml", SMALL, place / "model.toml")
+    configuration("natural.toml", NATURAL, place / "natural.toml")
     shapes = {"conv1": (8, 3, 3)}
     for layer in range(2, 10):
         shapes |= {f"fire{layer}_squeeze1x1": (4, 8, 1), f"fire{layer}_expand1x1": (4, 4, 1), f"fire{layer}_expand3x3": (4, 4, 3)}
@@ -133,7 +133,7 @@ def test_an_interrupted_training_gives_the_weights_of_one_in_one_go(place, train
 
 
 def test_an_encoder_is_trained_alone_and_the_bundle_keeps_its_decoder(place, trained, monkeypatch, tmp_path):
-    config = configuration("generation-6-encoder.toml", SMALL | {"model": SMALL["model"] | {"early_depth": 2}}, place / "encoder.toml")
+    config = configuration("encoder.toml", SMALL | {"model": SMALL["model"] | {"early_depth": 2}}, place / "encoder.toml")
     arguments = dict(config=config, images=place, decoder=trained / "weights.pt", weights=trained / "float.pt")
     moved = tuned(monkeypatch, train, place, "encoder", 30, **arguments)
     old, new = weights(trained / "weights.pt"), weights(place / "encoder" / "weights.pt")
@@ -193,7 +193,7 @@ def test_a_grown_model_is_trained_on(place, trained, monkeypatch):
     grow.main()
     assert not model.load(place / "grown.pt").synthesis.stem.quantising
     sizes = torch.load(place / "grown.pt", weights_only=True)["config"]["model"]
-    wider = configuration("generation-5.toml", SMALL | {"model": sizes}, place / "wider.toml")
+    wider = configuration("train.toml", SMALL | {"model": sizes}, place / "wider.toml")
     command(monkeypatch, train, config=wider, weights=place / "grown.pt", images=place, out=place / "wider", steps=2)
     assert model.load(place / "wider" / "weights.pt").channels == 12
 
@@ -239,10 +239,16 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     quant.set_quantising(small, False)
     assert torch.allclose(small(x, level)[0], before, atol=1e-5)
 
-    changes = SMALL | {"data": dict(SMALL["data"], crops=4), "loss": dict(refinement=2)}
-    tuning = configuration("generation-6-synthesis.toml", changes, place / "synthesis.toml")
+    changes = SMALL | {"data": dict(SMALL["data"], crops=6, held_out=2, look=1), "loss": dict(refinement=2)}
+    tuning = configuration("synthesis.toml", changes, place / "synthesis.toml")
     moved = tuned(monkeypatch, synthesis, place, "tuned", 4, config=tuning, checkpoint=trained / "weights.pt", images=place)
     assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
+    # What is kept is what was best for latents that nothing was trained on.
+    log = [json.loads(row) for row in (place / "tuned" / "log.jsonl").read_text().splitlines()]
+    held_out = {row["step"]: row["held_out_loss"] for row in log if "held_out_loss" in row}
+    assert len(held_out) == 5
+    kept = torch.load(place / "tuned" / "float.pt", weights_only=True)
+    assert held_out[kept["step"]] == min(held_out.values())
 
 
 def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
@@ -250,7 +256,7 @@ def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
     monkeypatch.setattr(refine, "REFINED", 1.0)
     whole = model.load(ROOT / "onnx" / "models" / "sdl-6.pt")
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
-    x, level, c = data.Crops([photograph], 192, 4).batch(2), torch.tensor([0.4, 0.8]), run.configuration(ROOT / "onnx" / "train" / "generation-6-synthesis.toml")["loss"]
+    x, level, c = data.Crops([photograph], 192, 4).batch(2), torch.tensor([0.4, 0.8]), run.configuration(ROOT / "onnx" / "train" / "synthesis.toml")["loss"]
     plain, better = (refine.refined(whole, whole.synthesis, x, level, steps, c) for steps in (0, 4))
     with torch.no_grad():
         before, after = (train.distortion_of(whole.synthesis(latent), x, c)[0] for latent in (plain, better))
@@ -259,7 +265,7 @@ def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
 
 
 def test_only_what_the_hyper_latent_says_is_tuned_and_it_saves_bits(place, trained, monkeypatch):
-    tuning = configuration("generation-6-entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
+    tuning = configuration("entropy.toml", SMALL | {"data": dict(SMALL["data"], crops=8), "optimiser": dict(batch=2)}, place / "entropy.toml")
     moved = tuned(monkeypatch, entropy, place, "entropy", 60, config=tuning, checkpoint=trained / "weights.pt", images=place)
     assert {"context_channel", "context_mean", "hyper_context_mean", "hyper_context_scale", "hyper_analysis.d.weight", "hyper_synthesis.b.weight"} <= moved
     assert not any(name.startswith(("analysis", "synthesis", "log_")) or name.endswith((".scale", ".seen")) for name in moved)
@@ -279,7 +285,7 @@ def test_a_symbol_is_the_nearest_one_or_next_to_it_where_that_saves_more_bits_th
 def test_the_integers_may_be_those_that_an_encoder_takes(trained):
     small = model.load(trained / "weights.pt")
     small.log_gain.add_(2.5)
-    small.scale_bias.add_(2.0)
+    small.scale_bias.add_(1.0)
     integers, bits = tables.Integers(small), tables.gaussian_bits()
     y, z, mean = tables.analyse(small, integers, torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(8)), 60)
     nearest, weighed = (integers.code(y, z, mean, 60, given)[0] for given in (None, bits))
@@ -384,7 +390,15 @@ def test_an_interrupted_natural_training_gives_the_weights_of_one_in_one_go(plac
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert moved and not any(name.endswith(("scale", "seen")) for name in moved)
     loaded = model.load(trained / "weights.pt")
-    assert export.load_natural(place / "natural-whole" / "natural.pt", loaded).stem.quantising
+    decoder = export.load_natural(place / "natural-whole" / "natural.pt", loaded)
+    assert decoder.stem.quantising
+    # Its weights are rounded when all else is done; the best ones before that are kept as they were.
+    narrow = [(name, conv) for name, conv in decoder.named_modules() if isinstance(conv, quant.Conv) and conv.wide is None]
+    unrounded = weights(place / "natural-whole" / "float.pt")
+    for name, conv in narrow:
+        scale = conv.weight_scale().view(-1, 1, 1, 1)
+        is_whole = lambda w: torch.equal(w, torch.round(w / scale) * scale)
+        assert is_whole(conv.weight) and not is_whole(unrounded[f"{name}.weight"].float()), name
 
 
 def test_the_feature_distance_is_that_of_the_bench(shared):
