@@ -151,8 +151,7 @@ def measure(synthesis, fidelity, held, losses, config, device):
 
 def finish(run, natural, crops, measured):
     """The best weights, rounded, and what they are worth."""
-    best = torch.load(run.out / "float.pt", map_location=run.args.device, weights_only=False)["ema"]
-    natural.load_state_dict({k: v.float() for k, v in best.items()})
+    run.load_weights("float.pt", natural)
     some = [crops.get(which, which % crops.latents.shape[1], run.args.device)[2] for which in torch.arange(len(crops.pixels))[: 16 * ROUNDING].split(16)]
     compensate_part(natural, some, [torch.ones(len(y), device=run.args.device) for y in some], rounding=True)
     loss, table = measured()
@@ -185,19 +184,9 @@ def main():
     rest = [p for p in natural.parameters() if all(p is not m for m in matrices)]
     optims = {"adam": torch.optim.Adam(rest, lr=o["adam"], betas=(0.9, 0.99)), "muon": Muon(matrices, lr=o["muon"]),
               "discriminator": torch.optim.Adam(judge.parameters(), lr=o["discriminator"], betas=(0.5, 0.99))}  # fmt: skip
-
-    def mixed(module):
-        module = torch.compile(module) if args.compile else module
-
-        def forward(*inputs):
-            with run.autocast():
-                return module(*inputs).float()
-
-        return forward
-
     feature = FeatureDistance(args.features).to(args.device)
-    losses = Losses(weights, mixed(feature), torch.compile(metrics.ms_ssim) if args.compile else metrics.ms_ssim)
-    forward, forward_fidelity, forward_ema, forward_judge = map(mixed, (natural, fidelity, ema, judge))
+    losses = Losses(weights, run.forward(feature), torch.compile(metrics.ms_ssim) if args.compile else metrics.ms_ssim)
+    forward, forward_fidelity, forward_ema, forward_judge = map(run.forward, (natural, fidelity, ema, judge))
     state = run.resume({"natural": natural, "ema": ema, "judge": judge, **optims}, {"mean": None, "best": math.inf, "ratio": None})
     random = run.random
 

@@ -105,6 +105,16 @@ class Run:
         """Within it convolutions compute in the precision of the run."""
         return torch.autocast(self.args.device, dtype=torch.bfloat16, enabled=self.mixed)
 
+    def forward(self, module):
+        """What computes `module` in the precision of the run, compiled if the command says so -> its result in float32."""
+        module = torch.compile(module) if self.args.compile else module
+
+        def forward(*inputs):
+            with self.autocast():
+                return module(*inputs).float()
+
+        return forward
+
     def seconds(self):
         """Time spent on the run, also before it was interrupted."""
         return self.before + time.time() - self.start
@@ -164,6 +174,11 @@ class Run:
     def save_weights(self, name, module, **facts):
         """Weights for others, without what only training needs."""
         write(self.out / name, {"ema": half(module), "step": self.step, "config": self.config, **facts})
+
+    def load_weights(self, name, module):
+        """Back into the module that they were saved from."""
+        kept = torch.load(self.out / name, map_location=self.args.device, weights_only=False)["ema"]
+        module.load_state_dict({key: w.float() for key, w in kept.items()})
 
     def log(self, row):
         with open(self.out / "log.jsonl", "a") as f:

@@ -53,12 +53,7 @@ def main():
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
     set_quantising(model.synthesis, True, weights=False)
-    synthesis = torch.compile(model.synthesis) if args.compile else model.synthesis
-
-    def forward(latent):
-        with run.autocast():
-            return synthesis(latent)
-
+    forward = run.forward(model.synthesis)
     if args.compile:
         metrics.ms_ssim = torch.compile(metrics.ms_ssim)
     known = Latents(model, forward, crops, config, args.device)
@@ -106,8 +101,7 @@ def main():
     run.keep(state, ema, last=True)
     if run.share() >= 1:
         held_out()
-        best = torch.load(run.out / "float.pt", map_location=args.device, weights_only=False)["ema"]
-        ema.load_state_dict({name: w.float() for name, w in best.items()})
+        run.load_weights("float.pt", ema)
         some = [known.get(which, args.device) for which in torch.arange(len(known.level))[: 16 * ROUNDING].split(16)]
         compensate_part(ema.synthesis, [latent for _, _, latent in some], [model.lambda_of(level) ** (1 + c["lambda_power"]) for _, level, _ in some])
         run.save_weights("weights.pt", ema)

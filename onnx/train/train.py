@@ -77,16 +77,18 @@ def refine_scales(model, part, x, level, c):
     first = best = value()
     for activation in (m for m in part.modules() if isinstance(m, quant.Activation)):
         kept = scale = activation.scale.clone()
+
+        def is_better(factor):
+            nonlocal best, kept
+            activation.scale.copy_(scale * factor)
+            found = value()
+            if found >= best - 1e-4 * first:
+                return False
+            best, kept = found, scale * factor
+            return True
+
         # Larger than what percentiles say is hardly ever better, and not where smaller is.
-        for factors in ((0.5, 0.25), (2.0,)):
-            for factor in factors:
-                activation.scale.copy_(scale * factor)
-                found = value()
-                if found >= best - 1e-4 * first:
-                    break
-                best, kept = found, scale * factor
-            if kept is not scale:
-                break
+        is_better(0.25 if is_better(0.5) else 2.0)
         activation.scale.copy_(kept)
     print(f"scales: loss {first:.3f}, then {best:.3f}", flush=True)
     model.train(training)

@@ -127,87 +127,56 @@ pub(super) unsafe fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, ou
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
 }
 
-/// The products of 32 rows (32, `inputs`) with `weights` (1 or 2, `inputs` / 4, 16, 4), `depth` inputs at a time.
+/// The products of 32 rows (32, `inputs`) with `weights` (1 or 2, `inputs` / 4, 16, 4), `depth` inputs at a time. Where there is but one tile
+/// of columns, the sums of the second mean nothing.
 ///
 /// # Safety
 ///
 /// The tiles are configured for `depth`, which divides `inputs`.
 unsafe fn multiply(bytes: &[u8], weights: &[i8], inputs: usize, depth: usize, sums: &mut Sums) {
-    let upper = bytes.as_ptr();
-    let first = weights.as_ptr();
-    // SAFETY: the rows are 32, of `inputs` bytes; what is read of weights is `inputs` times sixteen columns.
+    let second = weights.get(SIDE * inputs..).filter(|second| !second.is_empty()).unwrap_or(weights);
+    // SAFETY: the rows are 32, of `inputs` bytes; what is read of both weights is `inputs` times sixteen columns.
     unsafe {
-        let lower = upper.add(SIDE * inputs);
-        if weights.len() == 2 * SIDE * inputs {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{upper} + {inputs}]",
-                "tileloadd tmm6, [{first} + {line}]",
-                "tileloadd tmm5, [{lower} + {inputs}]",
-                "tdpbusd tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{second} + {line}]",
-                "tdpbusd tmm2, tmm5, tmm6",
-                "tdpbusd tmm1, tmm4, tmm7",
-                "tdpbusd tmm3, tmm5, tmm7",
-                "add {upper}, {depth}",
-                "add {lower}, {depth}",
-                "add {first}, {step}",
-                "add {second}, {step}",
-                "dec {count}",
-                "jnz 2b",
-                "tilestored [{sums} + {row}], tmm0",
-                "tilestored [{sums} + {row} + 64], tmm1",
-                "tilestored [{sums} + {row} + 2048], tmm2",
-                "tilestored [{sums} + {row} + 2112], tmm3",
-                upper = inout(reg) upper => _,
-                lower = inout(reg) lower => _,
-                first = inout(reg) first => _,
-                second = inout(reg) first.add(SIDE * inputs) => _,
-                count = inout(reg) inputs / depth => _,
-                inputs = in(reg) inputs,
-                depth = in(reg) depth,
-                step = in(reg) SIDE * depth,
-                line = in(reg) 4 * SIDE,
-                row = in(reg) 4 * BLOCK,
-                sums = in(reg) sums,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        } else {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm2",
-                "2:",
-                "tileloadd tmm4, [{upper} + {inputs}]",
-                "tileloadd tmm6, [{first} + {line}]",
-                "tileloadd tmm5, [{lower} + {inputs}]",
-                "tdpbusd tmm0, tmm4, tmm6",
-                "tdpbusd tmm2, tmm5, tmm6",
-                "add {upper}, {depth}",
-                "add {lower}, {depth}",
-                "add {first}, {step}",
-                "dec {count}",
-                "jnz 2b",
-                "tilestored [{sums} + {row}], tmm0",
-                "tilestored [{sums} + {row} + 2048], tmm2",
-                upper = inout(reg) upper => _,
-                lower = inout(reg) lower => _,
-                first = inout(reg) first => _,
-                count = inout(reg) inputs / depth => _,
-                inputs = in(reg) inputs,
-                depth = in(reg) depth,
-                step = in(reg) SIDE * depth,
-                line = in(reg) 4 * SIDE,
-                row = in(reg) 4 * BLOCK,
-                sums = in(reg) sums,
-                out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
-                options(nostack),
-            );
-        }
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{upper} + {inputs}]",
+            "tileloadd tmm6, [{first} + {line}]",
+            "tileloadd tmm5, [{lower} + {inputs}]",
+            "tdpbusd tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{second} + {line}]",
+            "tdpbusd tmm2, tmm5, tmm6",
+            "tdpbusd tmm1, tmm4, tmm7",
+            "tdpbusd tmm3, tmm5, tmm7",
+            "add {upper}, {depth}",
+            "add {lower}, {depth}",
+            "add {first}, {step}",
+            "add {second}, {step}",
+            "dec {count}",
+            "jnz 2b",
+            "tilestored [{sums} + {row}], tmm0",
+            "tilestored [{sums} + {row} + {right}], tmm1",
+            "tilestored [{sums} + {row} + {below}], tmm2",
+            "tilestored [{sums} + {row} + {right} + {below}], tmm3",
+            upper = inout(reg) bytes.as_ptr() => _,
+            lower = inout(reg) bytes.as_ptr().add(SIDE * inputs) => _,
+            first = inout(reg) weights.as_ptr() => _,
+            second = inout(reg) second.as_ptr() => _,
+            count = inout(reg) inputs / depth => _,
+            inputs = in(reg) inputs,
+            depth = in(reg) depth,
+            step = in(reg) SIDE * depth,
+            line = in(reg) 4 * SIDE,
+            row = in(reg) 4 * BLOCK,
+            sums = in(reg) sums,
+            right = const 4 * SIDE,
+            below = const 4 * BLOCK * SIDE,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
