@@ -4,8 +4,8 @@ use once_cell::sync::OnceCell;
 
 use crate::{Bundle, Error};
 
-/// `onnx/models/sdl-6.sdlm`, trained by `onnx/train` (docs/results/generation-6.md, natural.md).
-static BYTES: &[u8] = include_bytes!("../models/sdl-6.sdlm");
+/// `onnx/models/sdl-7.sdlm`, trained by `onnx/train` (docs/results/generation-7.md, natural.md).
+static BYTES: &[u8] = include_bytes!("../models/sdl-7.sdlm");
 
 /// The bundle of the built-in model. Nothing is read from disk.
 pub fn builtin() -> Result<Bundle, Error> {

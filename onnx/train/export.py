@@ -1,13 +1,13 @@
 """Turns a checkpoint of train.py into a bundle folder: fits the tables, writes the graphs, proves that they are exact.
 
-    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 7 --out /tmp/sdl-7
+    python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 8 --out /tmp/sdl-8
 
 With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about,
 and without `--natural` the encoder is, as `train.py --decoder` leaves it:
 
-    python export.py --checkpoint ../models/sdl-6.pt --bundle ../models/sdl-6.sdlm --natural ../models/sdl-6-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-6
-    python export.py --checkpoint /tmp/run/weights.pt --bundle ../models/sdl-6.sdlm --images ../../../shared/images/train --out /tmp/sdl-6
+    python export.py --checkpoint ../models/sdl-7.pt --bundle ../models/sdl-7.sdlm --natural ../models/sdl-7-natural.pt \
+        --images ../../../shared/images/train --out /tmp/sdl-7
+    python export.py --checkpoint /tmp/run/weights.pt --bundle ../models/sdl-7.sdlm --images ../../../shared/images/train --out /tmp/sdl-7
 """
 
 import argparse

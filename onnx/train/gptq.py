@@ -1,16 +1,28 @@
 """Rounds the weights of a model to their integers with little loss and without training: what one weight loses by its rounding, those
 that come after it take up as well as the input lets them (GPTQ, Frantar et al. 2022). Before that each layer is fitted by least squares
-to what it gives in floating point, on the inputs it gets from quantised layers (Nagel et al. 2020 have why these differ)."""
+to what it gives with weights in floating point, on the inputs it gets from quantised layers (Nagel et al. 2020 have why these differ).
 
+train.py ends with it, and a checkpoint of rounded activations whose weights are not rounded yet can be rounded by itself:
+
+    python gptq.py --checkpoint ../models/sdl-7-exact.pt --images ../../../shared/images/train --out /tmp/sdl-7.pt
+"""
+
+import argparse
 import copy
+import pathlib
 
 import torch
 import torch.nn.functional as F
 
+import data
 import quant
+from model import STRENGTH, load, spread_latent
+from run import half, write
 
 ROUNDING = 8  # batches of 16 crops that are looked at
-RIDGE, DAMPING = 0.01, 0.002  # shares of the mean square of an input, against weights that hardly any input tells of
+HALVINGS = 4  # of the scale that holds the largest weight, which are tried
+RIDGE, DAMPING = 1e-3, 1e-3  # shares of the variance of an input, against weights that hardly any position tells of
+LEAST = 3e-5  # and of that of all inputs together
 
 
 def rows(conv, x):
@@ -34,20 +46,19 @@ def moments(conv, module, reference_conv, reference, batches):
         missing = wanted - F.conv2d(entered, conv.weight, conv.bias, padding=conv.padding, groups=conv.groups)
         missing = missing.transpose(0, 1).flatten(1)
         missing = missing[None] if conv.groups == 1 else missing[:, None]
-        inputs = rows(conv, entered)
+        inputs, missing = rows(conv, entered).double(), missing.double()  # variances are small differences of these sums
         weighted = inputs * weights.repeat_interleave(inputs.shape[1] // len(weights))[None, :, None]
-        square, cross = square + (weighted.transpose(1, 2) @ inputs).double(), cross + (missing @ weighted).double()
+        square, cross = square + weighted.transpose(1, 2) @ inputs, cross + missing @ weighted
     return square, cross
 
 
-def rounded(weights, square, scale, most):
-    """Weights (outputs, inputs and bias) of one group as integers up to `most` times `scale`, one for each output, each error taken up by the
-    weights not yet rounded, the bias last."""
-    inputs = weights.shape[1] - 1
-    size = square.diagonal()[:inputs]
-    order = torch.cat([size.argsort(descending=True), torch.tensor([inputs], device=size.device)])
-    damping = torch.eye(inputs + 1, dtype=size.dtype, device=size.device) * (DAMPING * size.mean() + 1e-9)
-    spread = torch.linalg.cholesky(torch.linalg.inv(square[order][:, order] + damping), upper=True)
+def rounded(weights, covariance, scale, most):
+    """Weights (outputs, inputs) of one group as integers up to `most` times `scale`, one for each output, each error taken up by the weights not yet
+    rounded."""
+    inputs = weights.shape[1]
+    size = covariance.diagonal()
+    order = size.argsort(descending=True)
+    spread = torch.linalg.cholesky(torch.linalg.inv(covariance[order][:, order]), upper=True)
     left = weights[:, order]
     for j in range(inputs):
         value = torch.round(left[:, j] / scale).clamp(-most, most) * scale
@@ -58,33 +69,47 @@ def rounded(weights, square, scale, most):
     return result
 
 
+def rounded_finer(weights, covariance, scale, most):
+    """As `rounded`, for each output to the fraction of its scale at which cutting off the largest weights and rounding the others costs least. An
+    input that is nearly constant, for one, may have a weight ten times as large as all others, and the bias takes up what is cut off."""
+    tried = torch.stack([rounded(weights, covariance, scale / 2**halvings, most) for halvings in range(HALVINGS + 1)])
+    error = tried - weights
+    best = (error @ covariance * error).sum(2).argmin(0)
+    return tried[best, torch.arange(len(weights), device=weights.device)]
+
+
 def fit(conv, square, cross):
-    """New weights and biases for a quantised convolution."""
+    """New weights and biases for a quantised convolution. The bias is not rounded to speak of, so it takes up whatever is the same everywhere, and
+    the weights see their inputs about the mean."""
     groups, inputs = square.shape[0], square.shape[1] - 1
-    weights = torch.cat([conv.weight.double().reshape(groups, -1, inputs), conv.bias.double().reshape(groups, -1, 1)], -1)
-    size = square.diagonal(dim1=1, dim2=2)
-    ridge = torch.diag_embed((RIDGE * size.mean(1, keepdim=True) + 1e-9).expand_as(size))
-    weights = weights + torch.linalg.solve(square + ridge, cross.transpose(1, 2)).transpose(1, 2)
-    conv.weight.copy_(weights[..., :inputs].reshape_as(conv.weight))
-    scale, most = conv.weight_scale(), quant.WEIGHT_MAX if conv.wide is None else quant.EXACT
+    weights, bias = conv.weight.double().reshape(groups, -1, inputs), conv.bias.double().reshape(groups, -1, 1)
+    count, mean = square[:, -1:, -1:], square[:, :-1, -1:] / square[:, -1:, -1:]
+    covariance = square[:, :-1, :-1] - count * mean @ mean.transpose(1, 2)
+    size = covariance.diagonal(dim1=1, dim2=2)
+    against = lambda share: torch.diag_embed(share * size + LEAST * size.mean(1, keepdim=True) + 1e-9)
+    missing, constant = cross[..., :-1] - cross[..., -1:] @ mean.transpose(1, 2), cross[..., -1:] / count
+    change = torch.linalg.solve(covariance + against(RIDGE), missing.transpose(1, 2)).transpose(1, 2)
+    weights, bias = weights + change, bias + constant - change @ mean
+    conv.weight.copy_(weights.reshape_as(conv.weight))
+    scale, most, round_ = conv.weight_scale(), *((quant.WEIGHT_MAX, rounded_finer) if conv.wide is None else (quant.EXACT, rounded))
+    damped = covariance + against(DAMPING)
     for _ in range(4):
         # What weights take up may make the sum of wide ones larger than the scale has room for: then they are rounded to a coarser one.
-        found = torch.stack([rounded(w, s, o, most) for w, s, o in zip(weights, square, scale.double().view(groups, -1))])
-        conv.weight.copy_(found[..., :inputs].reshape_as(conv.weight))
-        conv.bias.copy_(found[..., inputs].reshape(-1))
+        found = torch.stack([round_(w, c, s, most) for w, c, s in zip(weights, damped, scale.double().view(groups, -1))])
+        conv.weight.copy_(found.reshape_as(conv.weight))
+        conv.bias.copy_((bias + (weights - found) @ mean).reshape(-1))
         if (conv.weight_scale() <= scale).all():
             break
         scale = torch.maximum(scale, conv.weight_scale())
 
 
 @torch.no_grad()
-def compensate_part(module, inputs, weights, rounding=False):
-    """Rounds the convolutions of a part of a model whose activations have their scales, so that it comes close to what it is in floating point
-    on `inputs` (a list of batches), whose pictures have the `weights`. With `rounding` its activations are rounded in that as well: it was
-    trained so, and in floating point is not at its best."""
+def compensate_part(module, inputs, weights):
+    """Rounds the convolutions of a part of a model whose activations have their scales, so that it comes close to what it is with rounded
+    activations alone, as it was trained, on `inputs` (a list of batches), whose pictures have the `weights`."""
     reference = copy.deepcopy(module)
     quant.set_quantising(module, True)
-    quant.set_quantising(reference, rounding, weights=False)
+    quant.set_quantising(reference, True, weights=False)
     convolutions = zip(*([m for m in part.modules() if isinstance(m, quant.Conv)] for part in (module, reference)))
     for conv, other in convolutions:
         fit(conv, *moments(conv, module, other, reference, list(zip(inputs, weights))))
@@ -103,7 +128,7 @@ def compensate(model, pictures, power):
 @torch.no_grad()
 def compensate_analysis(model, pictures):
     """The same for the analysis alone."""
-    compensate_part(model.analysis, pictures, [torch.ones(len(x), device=x.device) for x in pictures], rounding=True)
+    compensate_part(model.analysis, pictures, [torch.ones(len(x), device=x.device) for x in pictures])
 
 
 @torch.no_grad()
@@ -112,3 +137,28 @@ def compensate_hyper(model, latents, levels):
     scaled = [y * torch.exp(model.at_level(model.log_gain, level)) for y, level in zip(latents, levels)]
     hyper = [model.hyper_latent(y, level)[1] for y, level in zip(scaled, levels)]
     compensate_part(model.hyper_synthesis, hyper, [torch.ones_like(level) for level in levels])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--checkpoint", required=True, help="of train.py, whose activations have their scales")
+    p.add_argument("--images", required=True, help="folder of shard-*.tar")
+    p.add_argument("--out", required=True, help="checkpoint with rounded weights")
+    p.add_argument("--limit", type=int, help="pictures that are read")
+    args = p.parse_args()
+    model = load(args.checkpoint)
+    if not model.synthesis.stem.quantising:
+        raise SystemExit(f"{args.checkpoint} has no scales yet: train.py finds them")
+    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
+    config = checkpoint["config"]
+    crops = data.Crops(data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"]), config["data"]["crop"], config["seed"])
+    pictures = [crops.batch(16) for _ in range(ROUNDING)]
+    quant.set_quantising(model, True, weights=False)
+    model.strength = STRENGTH
+    spread_latent([model], torch.cat(pictures), torch.linspace(0, 1, 16).repeat(ROUNDING))
+    compensate(model, pictures, 1 + config["loss"]["lambda_power"])
+    write(pathlib.Path(args.out), checkpoint | {"ema": half(model)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Widens a trained model: new latent channels for what the old ones lose, and as many channels of the streams to carry them.
 
-    python grow.py --weights ../models/sdl-6.pt --channels 32 --images ../../../shared/images/train --out /tmp/grown.pt
+    python grow.py --weights ../models/sdl-7.pt --channels 32 --images ../../../shared/images/train --out /tmp/grown.pt
 
 What a model cannot give back, even without rounding, is not in its latent, and training brings it in slowly. Much of it is a linear
 function of what the encoder sees at stride 16 before its blocks: the new channels are the `--channels` largest components of the best

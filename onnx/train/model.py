@@ -19,6 +19,8 @@ SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 MEAN_UNIT = 1 / 16  # means are transmitted nowhere; both sides compute them as integers of this unit
 LATENT_UNIT = 1 / 64  # grid and clip of the dequantised latent, the input of the synthesis graph
 LATENT_CLIP = 2047
+LATENT_ROOM = 2.0  # times the largest value seen that a channel has room for
+STEP_MAX = 7.9  # of the latent: 16 bits in units of 1/2048 of LATENT_UNIT for each MEAN_UNIT of a symbol
 HYPER_UNIT = 1 / 4  # of the hyper-latent, whose values are coded about means of this unit
 HYPER_CLIP = 127  # of these units
 HYPER_ROUNDS = 3  # in which `Model.hyper_latent` finds what is coded
@@ -294,6 +296,20 @@ def rounded(value, log_scale, strength):
     smaller = nearest - torch.sign(nearest)
     cost = lambda symbols: (value - symbols).square() + strength * gaussian_bits(symbols, log_scale)
     return torch.where(cost(smaller) < cost(nearest), smaller, nearest)
+
+
+@torch.no_grad()
+def spread_latent(models, x, level):
+    """All channels of the latent share one grid and one clip, and the sums of the stem have to have room for all of them at the clip: small
+    channels are rounded coarsely and make the weights of all coarser. Enlarges their steps as far as there is room; what the stem makes of them stays.
+    The pictures `x` are shown to the first of the models, and the others change alike."""
+    first = models[0]
+    most = first.code(first.analysis(x).float(), level)[0].abs().amax((0, 2, 3))
+    step = torch.exp(first.log_ungain).amax(0)
+    factor = torch.minimum(LATENT_CLIP * LATENT_UNIT / (LATENT_ROOM * most), STEP_MAX / step).clamp_min(1)
+    for model in models:
+        model.log_ungain.add_(torch.log(factor))
+        model.synthesis.stem.weight.div_(factor[None, :, None, None])
 
 
 def load(path, strict=True):

@@ -1,6 +1,6 @@
 """Trains the `natural` decoder of a generation: the bitstream, the encoder and the tables stay, only `synthesis` is tuned for looks.
 
-    python natural.py --config natural.toml --checkpoint ../models/sdl-6.pt --images ../../../shared/images/train \
+    python natural.py --config natural.toml --checkpoint ../models/sdl-7.pt --images ../../../shared/images/train \
         --features ../../../shared/models/perceptual/squeezenet11_distance.onnx --out /tmp/natural --minutes 20 --compile
 
 The losses are a feature distance, the squared error over that of the fidelity decoder, MS-SSIM and, in the later part, a patch
@@ -153,7 +153,7 @@ def finish(run, natural, crops, measured):
     """The best weights, rounded, and what they are worth."""
     run.load_weights("float.pt", natural)
     some = [crops.get(which, which % crops.latents.shape[1], run.args.device)[2] for which in torch.arange(len(crops.pixels))[: 16 * ROUNDING].split(16)]
-    compensate_part(natural, some, [torch.ones(len(y), device=run.args.device) for y in some], rounding=True)
+    compensate_part(natural, some, [torch.ones(len(y), device=run.args.device) for y in some])
     loss, table = measured()
     run.log({"step": run.step, "held_out_loss": round(loss, 5), "rounded": True, "levels": table})
     run.save_weights("natural.pt", natural, held_out=table)

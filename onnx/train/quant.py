@@ -227,7 +227,12 @@ def level_channels(models, x, level, parts=("synthesis", "analysis")):
             total = total + weight * errors / errors[0].sum().clamp_min(1e-20)
         factor = torch.tensor(factors, device=x.device)[total.argmin(0)]
         count += (factor != 1).sum().item()
-        for writers, _, readers in alike:
+        # What all have in common is the scale's. Left in the weights it adds up, round by round, until a learning rate fits none of them.
+        common = torch.exp2(torch.round(torch.log2(factor).mean()))
+        factor = factor / common
+        for writers, rounders, readers in alike:
+            for activation, _ in rounders:
+                activation.scale.div_(common)
             for writer in writers:
                 of_writer = factor.repeat_interleave(writer.out_channels // channels)
                 writer.weight.mul_(of_writer[:, None, None, None])

@@ -18,7 +18,7 @@ import dormant
 import gptq
 import metrics
 import quant
-from model import ENCODER, Block, Model
+from model import ENCODER, Block, Model, spread_latent
 from muon import Muon
 from run import Run, learning_rate, set_rates, smooth
 
@@ -162,6 +162,8 @@ def main():
                 copy_scales(model, ema)
                 for m in (trained, of_mean):
                     quant.set_quantising(m, True, weights=False)
+                if not args.decoder:
+                    spread_latent([ema, model], *look)
                 for _ in range(LEVELLING):
                     print(f"{quant.level_channels([ema, model], *look, parts)} channels have another range", flush=True)
                     with run.autocast():
