@@ -182,6 +182,9 @@ mod tests {
     use crate::engine::source::Model;
     use crate::{RunOptions, TensorView, role};
 
+    /// Of the latent's grid, to what is little in a channel: channels use most of the range that they have.
+    const UNITS: f32 = 6.0;
+
     /// Numbers between -1 and 1, the same every time.
     fn noise(seed: u32, count: usize) -> Vec<f32> {
         let mut state = seed;
@@ -214,7 +217,7 @@ mod tests {
             let at: Vec<f32> = noise(1, count)
                 .iter()
                 .enumerate()
-                .map(|(i, v)| if i / 20 % 4 == 0 { v * 40.0 } else { *v })
+                .map(|(i, v)| if i / 20 % 4 == 0 { v * 40.0 * UNITS } else { v * UNITS })
                 .collect();
             let wanted: Vec<f64> = run(&at).iter().map(|level| 255.0 - level).collect();
             // A loss that moves slowly, so that rounding to levels averages out: half the squared distance from the negative.
@@ -236,7 +239,7 @@ mod tests {
                 let direction = noise(100 + seed, count);
                 let moved =
                     |by: f32| -> Vec<f32> { at.iter().zip(&direction).map(|(v, d)| v + by * d).collect() };
-                let slope = (loss(&moved(3.0)) - loss(&moved(-3.0))) / 6.0;
+                let slope = (loss(&moved(3.0 * UNITS)) - loss(&moved(-3.0 * UNITS))) / f64::from(6.0 * UNITS);
                 let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
                 both += slope * expected;
                 said += expected * expected;
