@@ -174,7 +174,7 @@ def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
     crops = data.Crops([photograph], 128, 4)
     monkeypatch.setattr(grow, "BATCHES", 8)
-    new, sizes = grow.grow(old, dict(channels=old.channels, width=256), 8, lambda: crops.batch(8))
+    new, sizes = grow.grow(old, dict(channels=old.channels, width=256, early_depth=4), 8, lambda: crops.batch(8))
     assert new.channels == sizes["channels"] == old.channels + 8 and sizes["width"] == 264 and sizes["hidden"] == 384
     x = crops.batch(4)
     error = lambda y: (y - x).square().mean().item()
@@ -248,7 +248,12 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     changes = SMALL | {"data": dict(SMALL["data"], crops=6, held_out=2, look=1), "loss": dict(refinement=2)}
     tuning = configuration("synthesis.toml", changes, place / "synthesis.toml")
     moved = tuned(monkeypatch, synthesis, place, "tuned", 4, config=tuning, checkpoint=trained / "weights.pt", images=place)
-    assert moved and all(name.startswith("synthesis.") and not name.endswith((".scale", ".seen")) for name in moved)
+    assert any(name.endswith(".weight") for name in moved)
+    # Scales move with ranges, by powers of two.
+    assert all(name.startswith("synthesis.") and not name.endswith(".seen") for name in moved)
+    old, new = (weights(place / folder / "weights.pt") for folder in ("whole", "tuned"))
+    steps = [torch.log2(new[name] / old[name]).item() for name in moved if name.endswith(".scale")]
+    assert all(step == round(step) for step in steps)
     # What is kept is what was best for latents that nothing was trained on.
     log = [json.loads(row) for row in (place / "tuned" / "log.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["held_out_loss"] for row in log if "held_out_loss" in row}
