@@ -55,3 +55,8 @@ class Crops:
 
     def batch(self, n):
         return self.draw(n).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
+
+
+def configured(folder, limit, c, seed):
+    """Crops of the pictures of `folder`, as the `[data]` of a configuration has them."""
+    return Crops(load_shards(folder, limit, c["shrink"], c["least"]), c["crop"], seed)

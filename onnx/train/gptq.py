@@ -55,12 +55,10 @@ def moments(conv, module, reference_conv, reference, batches):
 def rounded(weights, covariance, scale, most):
     """Weights (outputs, inputs) of one group as integers up to `most` times `scale`, one for each output, each error taken up by the weights not yet
     rounded."""
-    inputs = weights.shape[1]
-    size = covariance.diagonal()
-    order = size.argsort(descending=True)
+    order = covariance.diagonal().argsort(descending=True)
     spread = torch.linalg.cholesky(torch.linalg.inv(covariance[order][:, order]), upper=True)
     left = weights[:, order]
-    for j in range(inputs):
+    for j in range(len(order)):
         value = torch.round(left[:, j] / scale).clamp(-most, most) * scale
         left[:, j + 1 :] -= ((left[:, j] - value) / spread[j, j])[:, None] * spread[j, j + 1 :]
         left[:, j] = value
@@ -69,10 +67,12 @@ def rounded(weights, covariance, scale, most):
     return result
 
 
-def rounded_finer(weights, covariance, scale, most):
-    """As `rounded`, for each output to the fraction of its scale at which cutting off the largest weights and rounding the others costs least. An
-    input that is nearly constant, for one, may have a weight ten times as large as all others, and the bias takes up what is cut off."""
-    tried = torch.stack([rounded(weights, covariance, scale / 2**halvings, most) for halvings in range(HALVINGS + 1)])
+def rounded_finer(weights, covariance, scale, most, halvings):
+    """As `rounded`, for each output to its scale or to a fraction of it, after up to so many halvings, at which cutting off the largest weights and
+    rounding the others costs least. An input that is nearly constant, for one, may have a weight ten times as large as all others, and the bias
+    takes up what is cut off."""
+    scales = torch.cat([scale / 2**halving for halving in range(halvings + 1)])
+    tried = rounded(weights.repeat(halvings + 1, 1), covariance, scales, most).view(-1, *weights.shape)
     error = tried - weights
     best = (error @ covariance * error).sum(2).argmin(0)
     return tried[best, torch.arange(len(weights), device=weights.device)]
@@ -91,11 +91,12 @@ def fit(conv, square, cross):
     change = torch.linalg.solve(covariance + against(RIDGE), missing.transpose(1, 2)).transpose(1, 2)
     weights, bias = weights + change, bias + constant - change @ mean
     conv.weight.copy_(weights.reshape_as(conv.weight))
-    scale, most, round_ = conv.weight_scale(), *((quant.WEIGHT_MAX, rounded_finer) if conv.wide is None else (quant.EXACT, rounded))
+    scale = conv.weight_scale()
+    most, halvings = (quant.WEIGHT_MAX, HALVINGS) if conv.wide is None else (quant.EXACT, 0)
     damped = covariance + against(DAMPING)
     for _ in range(4):
         # What weights take up may make the sum of wide ones larger than the scale has room for: then they are rounded to a coarser one.
-        found = torch.stack([round_(w, c, s, most) for w, c, s in zip(weights, damped, scale.double().view(groups, -1))])
+        found = torch.stack([rounded_finer(w, c, s, most, halvings) for w, c, s in zip(weights, damped, scale.double().view(groups, -1))])
         conv.weight.copy_(found.reshape_as(conv.weight))
         conv.bias.copy_((bias + (weights - found) @ mean).reshape(-1))
         if (conv.weight_scale() <= scale).all():
@@ -151,7 +152,7 @@ def main():
         raise SystemExit(f"{args.checkpoint} has no scales yet: train.py finds them")
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
     config = checkpoint["config"]
-    crops = data.Crops(data.load_shards(args.images, args.limit, config["data"]["shrink"], config["data"]["least"]), config["data"]["crop"], config["seed"])
+    crops = data.configured(args.images, args.limit, config["data"], config["seed"])
     pictures = [crops.batch(16) for _ in range(ROUNDING)]
     quant.set_quantising(model, True, weights=False)
     model.strength = STRENGTH

@@ -97,9 +97,7 @@ class Run:
 
     def crops(self):
         """Random crops of the pictures, as the configuration has them."""
-        c = self.config["data"]
-        pictures = data.load_shards(self.args.images, self.args.limit, c["shrink"], c["least"])
-        return data.Crops(pictures, c["crop"], self.random)
+        return data.configured(self.args.images, self.args.limit, self.config["data"], self.random)
 
     def autocast(self):
         """Within it convolutions compute in the precision of the run."""

@@ -182,7 +182,7 @@ mod tests {
     use crate::engine::source::Model;
     use crate::{RunOptions, TensorView, role};
 
-    /// Of the latent's grid, to what is little in a channel: channels use most of the range that they have.
+    /// How much of the latent's grid is little: its channels use most of the range that they have.
     const UNITS: f32 = 6.0;
 
     /// Numbers between -1 and 1, the same every time.
