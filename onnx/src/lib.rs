@@ -24,7 +24,7 @@
 //! the vectors for it (see [`exact_engine`]), all others to rten. For graphs of that form every engine returns the same integers.
 //!
 //! Nothing here downloads anything, and no path or address found in a file is followed.
-#![deny(unsafe_code)] // with two leaves: engine/exact/kernel.rs and memory.rs
+#![deny(unsafe_code)] // with the leaves that say so: engine/exact/kernel.rs, depthwise.rs and tiles.rs, and memory.rs
 #![deny(missing_docs)]
 // What only one engine uses is dead in a build without it.
 #![cfg_attr(not(all(feature = "onnxruntime", feature = "rten")), allow(dead_code))]

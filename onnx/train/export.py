@@ -11,7 +11,6 @@ and without `--natural` the encoder is, as `train.py --decoder` leaves it:
 """
 
 import argparse
-import copy
 import pathlib
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 import data
 import quant
 import tables
-from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load
+from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load, load_natural
 
 
 DIGIT = 128  # weights of two digits are high * DIGIT + low, each of 7 bits
@@ -315,13 +314,6 @@ file = "natural.onnx"
 inputs = ["latent"]
 outputs = ["pixels"]
 """
-
-
-def load_natural(path, model):
-    """The decoder of natural.py in the place of the model's own."""
-    natural = copy.deepcopy(model.synthesis)
-    natural.load_state_dict({k: v.float() for k, v in torch.load(path, map_location="cpu", weights_only=False)["ema"].items()})
-    return natural
 
 
 def prove(model, decoders, out, pictures):

@@ -3,6 +3,7 @@
 Shapes are (N, C, H, W). `level` runs from 0 (fewest bits) to 1 (most). Names follow docs/FORMAT.md.
 """
 
+import copy
 import math
 
 import torch
@@ -320,3 +321,10 @@ def load(path, strict=True):
     model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()}, strict)
     set_quantising(model, bool(model.synthesis.out_up.scale > 0))
     return model.eval().requires_grad_(False)
+
+
+def load_natural(path, model):
+    """The decoder of natural.py in the place of the model's own."""
+    natural = copy.deepcopy(model.synthesis)
+    natural.load_state_dict({k: v.float() for k, v in torch.load(path, map_location="cpu", weights_only=False)["ema"].items()})
+    return natural

@@ -22,9 +22,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import data
 import metrics
+from carry import carry
 from features import FeatureDistance
 from gptq import ROUNDING, compensate_part
-from model import LATENT_CLIP, LATENT_UNIT, STRENGTH, load
+from model import LATENT_CLIP, LATENT_UNIT, STRENGTH, load, load_natural
 from muon import Muon
 from quant import set_quantising
 from run import Run, learning_rate, set_rates, smooth
@@ -163,6 +164,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised: the encoder and the first weights")
     p.add_argument("--features", required=True, help="squeezenet11_distance.onnx")
+    p.add_argument("--earlier", nargs=2, metavar=("NATURAL", "CHECKPOINT"), help="the natural decoder of the generation before, and what it was tuned from: begin with what it has learnt")
     Run.arguments(p)
     args = p.parse_args()
     run = Run(args)
@@ -178,6 +180,9 @@ def main():
     # Gradients that go straight through the rounding of weights do them no good: they are rounded when all else is done.
     set_quantising(fidelity, True, weights=False)
     natural = copy.deepcopy(fidelity).requires_grad_(True)
+    if args.earlier:
+        natural_before, before = args.earlier
+        carry(natural, load(before).synthesis, load_natural(natural_before, load(before)))
     ema = copy.deepcopy(natural).requires_grad_(False)
     judge = Discriminator().to(args.device, memory_format=torch.channels_last)
     matrices = [p for p in natural.parameters() if p.dim() == 4 and p.shape[2] == 1]

@@ -1,5 +1,6 @@
 """The trainings of onnx/train, in small: that they can be interrupted, what they write, and what judges the pictures."""
 
+import copy
 import io
 import json
 import sys
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "onnx" / "train"))
+import carry  # noqa: E402
 import data  # noqa: E402
 import dormant  # noqa: E402
 import entropy  # noqa: E402
@@ -461,6 +463,36 @@ def test_an_interrupted_natural_training_gives_the_weights_of_one_in_one_go(plac
         scale = conv.weight_scale().view(-1, 1, 1, 1)
         is_whole = lambda w: torch.equal(w, torch.round(w / scale) * scale)
         assert is_whole(conv.weight) and not is_whole(unrounded[f"{name}.weight"].float()), name
+
+
+def test_what_an_earlier_decoder_learnt_is_carried_over_channels_of_other_ranges(trained):
+    before = model.load(trained / "weights.pt")
+    quant.set_quantising(before, False)
+    wanted, unlearnt, tuned = (copy.deepcopy(before) for _ in range(3))
+    # What is learnt differs from weight to weight; ranges are those of whole channels.
+    for learnt in (wanted.synthesis, tuned.synthesis):
+        torch.manual_seed(4)
+        for layer in (m for m in learnt.modules() if isinstance(m, quant.Conv)):
+            layer.weight.mul_(1 + 0.2 * torch.randn_like(layer.weight))
+            layer.bias.add_(0.1 * layer.bias.abs().mean() * torch.randn_like(layer.bias))
+    for site in zip(*(quant.sites(m, ["synthesis"]) for m in (wanted, unlearnt))):
+        channels = site[0][2][0].in_channels
+        factor = 2 ** (torch.randint(-2, 3, (channels,)) / 2)
+        for writers, _, readers in site:
+            for writer in writers:
+                of_writer = factor.repeat_interleave(writer.out_channels // channels)
+                writer.weight.mul_(of_writer[:, None, None, None])
+                writer.bias.mul_(of_writer)
+            for reader in readers:
+                of_reader = factor.repeat_interleave(reader.in_channels // channels)
+                reader.weight.div_(of_reader[:, None, None, None] if reader.groups > 1 else of_reader[None, :, None, None])
+    latent = 4 * torch.randn(2, before.channels, 6, 6)
+    at = lambda decoder: decoder.synthesis(latent)
+    assert torch.allclose(at(unlearnt), at(before), atol=1e-4) and torch.allclose(at(wanted), at(tuned), atol=1e-4)
+    apart = (at(tuned) - at(before)).square().mean()
+    carry.carry(unlearnt.synthesis, before.synthesis, tuned.synthesis)
+    # Units are estimates.
+    assert (at(unlearnt) - at(wanted)).square().mean() < 1e-2 * apart
 
 
 def test_the_feature_distance_is_that_of_the_bench(shared):

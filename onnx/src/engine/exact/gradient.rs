@@ -63,10 +63,10 @@ impl Program {
                     let input = Place { register: 0, channels: self.channels, factor: 1 };
                     gradients.through_product(input, &gradient, &transposed(weights, to.channels));
                 }
-                Step::Depthwise { of, unfolding, weights, requantiser, .. } => {
-                    through_requantiser(&mut gradient, requantiser, Some(registers.bytes(&to)));
+                Step::Depthwise { of, unfolding, convolution, .. } => {
+                    through_requantiser(&mut gradient, &convolution.requantiser, Some(registers.bytes(&to)));
                     let row = width * to.factor;
-                    let before = through_depthwise(isa, &gradient, row, to.channels, weights);
+                    let before = through_depthwise(isa, &gradient, row, to.channels, &convolution.weights);
                     gradients.add(
                         *of,
                         match unfolding {
@@ -140,10 +140,10 @@ fn through_requantiser(gradient: &mut [f32], requantiser: &Requantiser, bytes: O
 }
 
 /// Back through a 3x3 convolution of each channel by itself: (H, W, C), `row` being W, `weights` (9, C).
-fn through_depthwise(isa: Isa, gradient: &[f32], row: usize, channels: usize, weights: &[i32]) -> Vec<f32> {
+fn through_depthwise(isa: Isa, gradient: &[f32], row: usize, channels: usize, weights: &[i8]) -> Vec<f32> {
     let line = row * channels;
     let height = gradient.len() / line;
-    let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+    let weights: Vec<f32> = weights.iter().map(|&w| w.into()).collect();
     let mut before = vec![0.0; gradient.len()];
     for (y, to) in before.chunks_exact_mut(line).enumerate() {
         for (dy, weights) in weights.chunks_exact(3 * channels).enumerate() {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
+use super::depthwise::Depthwise;
 use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser};
 use super::lines::{Unfolding, transposed};
 use super::program::{Output, Place, Program, Scale, Step};
@@ -378,11 +379,11 @@ impl Reader {
                         to,
                     },
                     Kind::Depthwise(weights, border) => {
-                        let weights = (0..9)
-                            .flat_map(|tap| weights.iter().skip(tap).step_by(9).map(|&w| i32::from(w)))
-                            .collect();
+                        let weights =
+                            (0..9).flat_map(|tap| weights.iter().skip(tap).step_by(9).copied()).collect();
+                        let convolution = Depthwise::new(self.isa, weights, requantiser)?;
                         let (of, unfolding) = self.unfolded(of);
-                        Step::Depthwise { of, unfolding, weights, border: *border, requantiser, to }
+                        Step::Depthwise { of, unfolding, convolution, border: *border, to }
                     }
                 };
                 self.steps.push(step);

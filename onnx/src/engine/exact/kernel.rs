@@ -1,7 +1,7 @@
 //! The loops of the exact engine, for the vectors that the processor has.
 //!
-//! With `tiles` the one leaf of this crate with `unsafe` in it: functions for processor features that were found, and loads through pointers into
-//! slices whose lengths were checked. Every variant gives the same integers: products of unsigned bytes with 7-bit weights, added
+//! With `depthwise` and `tiles` the one leaf of this crate with `unsafe` in it: functions for processor features that were found, and loads
+//! through pointers into slices whose lengths were checked. Every variant gives the same integers: products of unsigned bytes with 7-bit weights, added
 //! up to less than 2^24 (docs/FORMAT.md), then `round half to even (sum * 2^-s)`, which is exact in `f32`.
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use super::tiles;
 /// Columns of a vector of sums.
 pub(super) const LANES: usize = 16;
 /// The same of the vectors of AVX2.
-const HALF: usize = LANES / 2;
+pub(super) const HALF: usize = LANES / 2;
 /// Bits of a digit of a weight: from -64 to 64, so that the AVX2 instructions do not saturate.
 pub(super) const DIGIT_BITS: u32 = 7;
 /// Rows that a product of matrices takes at a time.
@@ -284,7 +284,7 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
 /// There are sixteen elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) unsafe fn put(sums: __m512i, scale: __m512, zero: __m512i, out: &mut Out<'_>, at: usize) {
+unsafe fn put(sums: __m512i, scale: __m512, zero: __m512i, out: &mut Out<'_>, at: usize) {
     let sums = _mm512_cvtepi32_ps(sums);
     // SAFETY: as above.
     match out {
@@ -295,6 +295,29 @@ pub(super) unsafe fn put(sums: __m512i, scale: __m512, zero: __m512i, out: &mut 
             _mm512_storeu_ps(values.as_mut_ptr().add(at), _mm512_mul_ps(sums, scale));
         },
     }
+}
+
+/// Four times sixteen values, rounded half to even and clipped: bytes from `zero` on, in words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn levels_of_four(values: [__m512; 4], zero: __m512i) -> __m512i {
+    // The quarters of the four side by side.
+    const ORDER: [i32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+    // SAFETY: it has sixteen elements.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+    _mm512_permutexvar_epi32(order, packed(values, zero))
+}
+
+/// The same, but for their order: the first quarters of all four, then the second ones, and so on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn packed(values: [__m512; 4], zero: __m512i) -> __m512i {
+    let far = _mm512_set1_ps(FAR);
+    // What is too small converts to the least integer, and packing clips.
+    let [a, b, c, d] = values.map(|values| _mm512_cvtps_epi32(_mm512_min_ps(values, far)));
+    let words = [_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)];
+    let [low, high] = words.map(|words| _mm512_adds_epi16(words, zero));
+    _mm512_packus_epi16(low, high)
 }
 
 /// Sixteen values times `scale`, rounded, from `zero` on.
@@ -375,7 +398,7 @@ unsafe fn product_avx2<const R: usize>(
 /// Eight values times `scale`, rounded, from `zero` on; not yet clipped.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn rounded_avx2(values: __m256, scale: __m256, zero: __m256i) -> __m256i {
+pub(super) fn rounded_avx2(values: __m256, scale: __m256, zero: __m256i) -> __m256i {
     let scaled = _mm256_mul_ps(values, scale);
     let near = _mm256_max_ps(_mm256_min_ps(scaled, _mm256_set1_ps(FAR)), _mm256_set1_ps(-FAR));
     _mm256_add_epi32(_mm256_cvtps_epi32(near), zero)
@@ -388,123 +411,6 @@ fn levels_avx2(values: __m256, scale: __m256, zero: __m256i) -> __m128i {
     let rounded = rounded_avx2(values, scale, zero);
     let words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
     _mm_packus_epi16(words, words)
-}
-
-/// A depthwise 3x3 convolution of (H, W, C) bytes whose border is already there: `bytes` are (H + 2, W + 2, C), `weights` (9, C);
-/// C is a multiple of [`LANES`].
-pub(super) fn depthwise(
-    isa: Isa,
-    bytes: &[u8],
-    width: usize,
-    weights: &[i32],
-    to: &Requantiser,
-    out: &mut [u8],
-) {
-    let channels = to.bias.len();
-    let height = out.len() / (width * channels);
-    assert_eq!(out.len(), height * width * channels);
-    assert_eq!(bytes.len(), (height + 2) * (width + 2) * channels);
-    assert!(channels.is_multiple_of(LANES) && to.scale.len() == channels && weights.len() == 9 * channels);
-    // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
-    unsafe {
-        match isa {
-            Isa::Vnni | Isa::Amx => depthwise_avx512(bytes, width, weights, to, out),
-            Isa::Avx2 => depthwise_avx2(bytes, width, weights, to, out),
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn depthwise_avx512(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
-    let channels = to.bias.len();
-    let stride = (width + 2) * channels;
-    let zero = _mm512_set1_epi32(to.zero.into());
-    for (y, line) in out.chunks_exact_mut(width * channels).enumerate() {
-        for c in (0..channels).step_by(LANES) {
-            // SAFETY: all have `channels` elements, the weights nine times as many.
-            let bias = unsafe { _mm512_loadu_si512(to.bias.as_ptr().add(c).cast()) };
-            let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(c)) };
-            let mut taps = [bias; 9];
-            for (tap, to) in taps.iter_mut().enumerate() {
-                *to = unsafe { _mm512_loadu_si512(weights.as_ptr().add(tap * channels + c).cast()) };
-            }
-            for x in 0..width {
-                let mut sum = bias;
-                for (tap, weights) in taps.iter().enumerate() {
-                    let at = (y + tap / 3) * stride + (x + tap % 3) * channels + c;
-                    // SAFETY: `bytes` has two rows and two columns more than `out`.
-                    let from = unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) };
-                    sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(from), *weights));
-                }
-                let sum = _mm512_cvtepi32_ps(sum);
-                // SAFETY: `line` has `channels` bytes for each of `width` positions.
-                let to = unsafe { line.as_mut_ptr().add(x * channels + c) };
-                unsafe { _mm_storeu_si128(to.cast(), levels(sum, scale, zero)) };
-            }
-        }
-    }
-}
-
-/// Taps two by two, as `vpmaddwd` takes them; the ninth one with nothing.
-#[target_feature(enable = "avx2")]
-unsafe fn depthwise_avx2(bytes: &[u8], width: usize, weights: &[i32], to: &Requantiser, out: &mut [u8]) {
-    const PAIRS: usize = 5;
-    let channels = to.bias.len();
-    let stride = (width + 2) * channels;
-    let zero = _mm256_set1_epi32(to.zero.into());
-    for (y, line) in out.chunks_exact_mut(width * channels).enumerate() {
-        for c in (0..channels).step_by(LANES) {
-            // Unpacking brings channels 0 to 3 and 8 to 11 into one vector and the others into the next; packing takes that back.
-            // SAFETY: all have `channels` elements, the weights nine times as many.
-            let load = |from: &[i32]| unsafe {
-                let [a, b] = [0, HALF].map(|at| _mm256_loadu_si256(from.as_ptr().add(c + at).cast()));
-                [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
-            };
-            let bias = load(&to.bias);
-            // SAFETY: as above.
-            let scale = unsafe {
-                let [a, b] = [0, HALF].map(|at| _mm256_loadu_ps(to.scale.as_ptr().add(c + at)));
-                [_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)]
-            };
-            let mut taps = [[_mm256_setzero_si256(); 2]; PAIRS];
-            for (pair, taps) in taps.iter_mut().enumerate() {
-                let tap = |tap: usize| match weights.get(tap * channels..) {
-                    Some(weights) if tap < 9 => load(weights),
-                    _ => [_mm256_setzero_si256(); 2],
-                };
-                let both = tap(2 * pair).into_iter().zip(tap(2 * pair + 1));
-                for (taps, (first, second)) in taps.iter_mut().zip(both) {
-                    let low = _mm256_and_si256(first, _mm256_set1_epi32(0xffff));
-                    *taps = _mm256_or_si256(low, _mm256_slli_epi32::<16>(second));
-                }
-            }
-            for x in 0..width {
-                let mut sums = bias;
-                for (pair, weights) in taps.iter().enumerate() {
-                    let tap = |tap: usize| {
-                        // The ninth tap's companion has no weight: the ninth itself will do.
-                        let tap = tap.min(8);
-                        let at = (y + tap / 3) * stride + (x + tap % 3) * channels + c;
-                        // SAFETY: `bytes` has two rows and two columns more than `out`.
-                        _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().add(at).cast()) })
-                    };
-                    let (a, b) = (tap(2 * pair), tap(2 * pair + 1));
-                    let both = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
-                    for i in 0..2 {
-                        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(both[i], weights[i]));
-                    }
-                }
-                let [low, high] = [0, 1].map(|i| rounded_avx2(_mm256_cvtepi32_ps(sums[i]), scale[i], zero));
-                let words = _mm256_packs_epi32(low, high);
-                let sixteen = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi16(words, words));
-                // SAFETY: `line` has `channels` bytes for each of `width` positions.
-                unsafe {
-                    let to = line.as_mut_ptr().add(x * channels + c);
-                    _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(sixteen));
-                }
-            }
-        }
-    }
 }
 
 /// Where the values (M, K) of a wide product lie.
@@ -712,12 +618,16 @@ pub(super) fn quantise(isa: Isa, values: &[f32], inverse: f32, zero: u8, out: &m
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn quantise_avx512(values: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
-    let (scale, from) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(zero.into()));
-    let whole = values.len() - values.len() % LANES;
-    for at in (0..whole).step_by(LANES) {
-        // SAFETY: at + 16 is at most the length of both.
-        let sixteen = unsafe { _mm512_loadu_ps(values.as_ptr().add(at)) };
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().add(at).cast(), levels(sixteen, scale, from)) };
+    const FOUR: usize = 4 * LANES;
+    let (scale, from) = (_mm512_set1_ps(inverse), _mm512_set1_epi16(zero.into()));
+    let whole = values.len() - values.len() % FOUR;
+    for at in (0..whole).step_by(FOUR) {
+        // SAFETY: at + 64 is at most the length of both.
+        unsafe {
+            let load = |n| _mm512_loadu_ps(values.as_ptr().add(at + n * LANES));
+            let scaled = [0, 1, 2, 3].map(|n| _mm512_mul_ps(load(n), scale));
+            _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), levels_of_four(scaled, from));
+        }
     }
     quantise_avx2(&values[whole..], inverse, zero, &mut out[whole..]);
 }
@@ -870,32 +780,6 @@ mod tests {
     }
 
     #[test]
-    fn depthwise_convolutions_are_those_of_integers() {
-        let mut next = numbers();
-        for isa in all() {
-            let (height, width, channels) = (3, 5, 48);
-            let bytes: Vec<u8> =
-                (0..(height + 2) * (width + 2) * channels).map(|_| next(256) as u8).collect();
-            let weights: Vec<i32> = (0..9 * channels).map(|_| next(129) as i32 - 64).collect();
-            let to = requantiser(channels, 1.0 / 256.0, &mut next);
-            let mut found = vec![0; height * width * channels];
-            depthwise(isa, &bytes, width, &weights, &to, &mut found);
-            for (at, level) in found.into_iter().enumerate() {
-                let (y, x, c) = (at / channels / width, at / channels % width, at % channels);
-                let tap = |tap: usize| {
-                    let at = ((y + tap / 3) * (width + 2) + x + tap % 3) * channels + c;
-                    i32::from(bytes[at]) * weights[tap * channels + c]
-                };
-                let sum = (0..9).map(tap).sum::<i32>() + to.bias[c];
-                assert_eq!(
-                    level,
-                    (sum as f32 / 256.0).round_ties_even().mul_add(1.0, 128.0).clamp(0.0, 255.0) as u8
-                );
-            }
-        }
-    }
-
-    #[test]
     fn wide_products_and_bytes_of_values_are_exact_at_every_length() {
         let mut next = numbers();
         for isa in all() {
@@ -918,9 +802,12 @@ mod tests {
                 }
             }
             let values = [0.5, 1.5, -0.5, 127.5, 1e9, -1e9, 3.0e38, -3.0e38, 126.5, -128.5, 2.4];
-            let mut bytes = [0; 11];
+            let wanted = [128, 130, 128, 255, 255, 0, 255, 0, 254, 0, 130];
+            // Vectors of all kinds, and what is left behind them.
+            let (values, wanted) = (values.repeat(13), wanted.repeat(13));
+            let mut bytes = vec![0; values.len()];
             quantise(isa, &values, 1.0, 128, &mut bytes);
-            assert_eq!(bytes, [128, 130, 128, 255, 255, 0, 255, 0, 254, 0, 130]);
+            assert_eq!(bytes, wanted);
         }
     }
 }

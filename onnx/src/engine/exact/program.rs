@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::depthwise::Depthwise;
 use super::kernel::{self, Isa, Lie, Matrix, Out, Requantiser};
 use super::lines::{Frame, Lines, Unfolding, fold, transpose_into, transposed};
 use crate::memory::zeros;
@@ -64,9 +65,8 @@ pub(super) enum Step {
     Depthwise {
         of: Place,
         unfolding: Option<Unfolding>,
-        weights: Vec<i32>,
+        convolution: Depthwise,
         border: u8,
-        requantiser: Requantiser,
         to: Place,
     },
     Quantise {
@@ -262,16 +262,16 @@ impl Program {
                         && !is_read(to.register, later)
                         && !keeps
                     {
-                        let used = self.spatial(isa, (height, width), registers, (chain, of), spatial, later);
+                        let used = self.spatial((height, width), registers, (chain, of), spatial, later);
                         rest = &later[used..];
                     } else {
                         let mut out = registers.new_bytes(size(to));
-                        pointwise(registers.bytes(of), chain, &mut out);
+                        Chain::new(chain).run(registers.bytes(of), &mut out);
                         registers.fill(&to, Memory::Bytes(out));
                     }
                 }
                 Step::Depthwise { of, .. } => {
-                    let used = self.spatial(isa, (height, width), registers, (&[], of), step, later);
+                    let used = self.spatial((height, width), registers, (&[], of), step, later);
                     rest = &later[used..];
                 }
                 Step::Quantise { of, scale, to } => {
@@ -330,14 +330,13 @@ impl Program {
     /// `source` are pointwise steps in front of it, on the bytes that they read. How many of the steps `later` were done with it.
     fn spatial(
         &self,
-        isa: Isa,
         (height, width): (usize, usize),
         registers: &mut Registers,
         (source, from): (&[Step], &Place),
         step: &Step,
         later: &[Step],
     ) -> usize {
-        let Step::Depthwise { of, unfolding, weights, border, requantiser, to } = step else { return 0 };
+        let Step::Depthwise { of, unfolding, convolution, border, to } = step else { return 0 };
         let (row, column) = (width * to.factor, height * to.factor);
         let unfolding = unfolding.unwrap_or(Unfolding { block: 1, apart: false });
         let chain = self.chain(self.steps.len() - later.len() - 1, registers.keeps);
@@ -347,16 +346,17 @@ impl Program {
         let mut between = vec![0; if chain.len() > 1 { band * row * to.channels } else { 0 }];
         let mut made = vec![0; if source.is_empty() { 0 } else { width * from.factor * of.channels }];
         let mut groups = registers.bytes(from).chunks_exact(width * from.factor * from.channels);
+        let (mut source, mut behind) = (Chain::new(source), Chain::new(&chain[1..]));
         let mut frame = Frame::new(row, to.channels, *border, band, unfolding.block);
         for out in out.chunks_mut(band * row * last.channels) {
             let count = out.len() / (row * last.channels);
             while frame.lines < count + 2 {
                 match groups.next() {
-                    Some(bytes) if source.is_empty() => {
+                    Some(bytes) if made.is_empty() => {
                         unfolding.write(bytes, width * from.factor, of.channels, frame.next(unfolding.block));
                     }
                     Some(bytes) => {
-                        pointwise(bytes, source, &mut made);
+                        source.run(bytes, &mut made);
                         unfolding.write(&made, width * from.factor, of.channels, frame.next(unfolding.block));
                     }
                     None => frame.border(),
@@ -364,10 +364,10 @@ impl Program {
             }
             if chain.len() > 1 {
                 let between = &mut between[..count * row * to.channels];
-                kernel::depthwise(isa, frame.first(count + 2), row, weights, requantiser, between);
-                pointwise(between, &chain[1..], out);
+                convolution.run(frame.first(count + 2), row, between);
+                behind.run(between, out);
             } else {
-                kernel::depthwise(isa, frame.first(count + 2), row, weights, requantiser, out);
+                convolution.run(frame.first(count + 2), row, out);
             }
             frame.advance(count);
         }
@@ -476,31 +476,44 @@ impl Registers {
 /// Positions that go through a chain of products together: what is between two products stays in the cache.
 const TOGETHER: usize = 512;
 
-fn pointwise(bytes: &[u8], chain: &[Step], out: &mut [u8]) {
-    let steps: Vec<_> = chain
-        .iter()
-        .filter_map(|step| match step {
-            Step::Pointwise { matrix, requantiser, .. } => Some((matrix, requantiser)),
-            _ => None,
-        })
-        .collect();
-    let (Some(((first, _), _)), Some((last, before))) = (steps.split_first(), steps.split_last()) else {
-        return;
-    };
-    let widest = steps.iter().map(|(matrix, _)| matrix.outputs).max().unwrap_or(0);
-    let mut between = [vec![0; TOGETHER * widest], vec![0; TOGETHER * widest]];
-    let groups = bytes.chunks(TOGETHER * first.inputs).zip(out.chunks_mut(TOGETHER * last.0.outputs));
-    for (bytes, out) in groups {
-        let count = bytes.len() / first.inputs;
-        let [mut now, mut next] = between.each_mut();
-        let mut from = bytes;
-        for (matrix, requantiser) in before {
-            let to = &mut next[..count * matrix.outputs];
-            kernel::product(from, matrix, requantiser, Out::Bytes(to));
-            std::mem::swap(&mut now, &mut next);
-            from = &now[..count * matrix.outputs];
+/// Pointwise steps one behind the other, and memory for what is between them.
+struct Chain<'a> {
+    products: Vec<(&'a Matrix, &'a Requantiser)>,
+    between: [Vec<u8>; 2],
+}
+
+impl<'a> Chain<'a> {
+    fn new(steps: &'a [Step]) -> Self {
+        let products: Vec<_> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Pointwise { matrix, requantiser, .. } => Some((matrix, requantiser)),
+                _ => None,
+            })
+            .collect();
+        let before = products.iter().rev().skip(1);
+        let widest = before.map(|(matrix, _)| matrix.outputs).max().unwrap_or(0);
+        Chain { products, between: [vec![0; TOGETHER * widest], vec![0; TOGETHER * widest]] }
+    }
+
+    fn run(&mut self, bytes: &[u8], out: &mut [u8]) {
+        let Some(((first, _), ((last, to), before))) = self.products.first().zip(self.products.split_last())
+        else {
+            return;
+        };
+        let groups = bytes.chunks(TOGETHER * first.inputs).zip(out.chunks_mut(TOGETHER * last.outputs));
+        for (bytes, out) in groups {
+            let count = bytes.len() / first.inputs;
+            let [mut now, mut next] = self.between.each_mut();
+            let mut from = bytes;
+            for (matrix, requantiser) in before {
+                let to = &mut next[..count * matrix.outputs];
+                kernel::product(from, matrix, requantiser, Out::Bytes(to));
+                std::mem::swap(&mut now, &mut next);
+                from = &now[..count * matrix.outputs];
+            }
+            kernel::product(from, last, to, Out::Bytes(out));
         }
-        kernel::product(from, last.0, last.1, Out::Bytes(out));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products of bytes on the matrix unit of a processor (AMX): 16 rows, 16 columns and up to 64 inputs in one instruction.
 //!
-//! With `kernel` the one leaf of this crate with `unsafe` in it. The standard library has these instructions for unstable Rust only, so that
+//! With `kernel` and `depthwise` the one leaf of this crate with `unsafe` in it. The standard library has these instructions for unstable Rust only, so that
 //! they are written out here; nothing else touches their registers, and none of it outlives a product.
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use once_cell::sync::OnceCell;
 
-use super::kernel::{DIGIT_BITS, LANES, Matrix, Out, Requantiser, put};
+use super::kernel::{DIGIT_BITS, LANES, Matrix, Out, Requantiser, levels_of_four};
 
 /// Rows of a tile, and columns of sums in one.
 const SIDE: usize = LANES;
@@ -88,7 +88,7 @@ pub(super) unsafe fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, ou
     let config = Config::new(depth);
     // SAFETY: the processor has tiles, and this is a layout that it takes.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
-    let zero = _mm512_set1_epi32(to.zero.into());
+    let zero = _mm512_set1_epi16(to.zero.into());
     let rows = bytes.len() / inputs;
     let mut padded = bytes[rows / BLOCK * BLOCK * inputs..].to_vec();
     if !padded.is_empty() {
@@ -104,20 +104,50 @@ pub(super) unsafe fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, ou
                 let to = if digit == 0 { &mut sums } else { &mut lower };
                 // SAFETY: the tiles are configured, and the bytes are those of 32 rows.
                 unsafe { multiply(from, weights, inputs, depth, to) };
-                if digit > 0 {
+                // The last of several is added on the way to bytes.
+                if digit > 0 && digit + 1 < matrix.digits.len() {
                     let both = sums.0.iter_mut().zip(&lower.0);
                     both.for_each(|(sum, lower)| *sum = (*sum << DIGIT_BITS) + lower);
                 }
             }
+            let count = BLOCK.min(rows - row);
             for tile in (0..columns).step_by(SIDE) {
                 // SAFETY: both have `outputs` elements.
                 let bias = unsafe { _mm512_loadu_si512(to.bias.as_ptr().add(column + tile).cast()) };
                 let scale = unsafe { _mm512_loadu_ps(to.scale.as_ptr().add(column + tile)) };
-                for (row, sums) in (row..rows).zip(sums.0.chunks_exact(BLOCK)) {
-                    // SAFETY: a row has two tiles of sums; and `out` has `outputs` elements for each row.
-                    unsafe {
-                        let sum = _mm512_load_si512(sums.as_ptr().add(tile).cast());
-                        put(_mm512_add_epi32(sum, bias), scale, zero, out, row * outputs + column + tile);
+                let scaled = |at: usize| {
+                    // SAFETY: a row has two tiles of sums.
+                    let load = |from: &Sums| unsafe {
+                        _mm512_load_si512(from.0.as_ptr().add(at * BLOCK + tile).cast())
+                    };
+                    let mut sum = load(&sums);
+                    if matrix.digits.len() > 1 {
+                        sum = _mm512_add_epi32(_mm512_slli_epi32::<DIGIT_BITS>(sum), load(&lower));
+                    }
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, bias)), scale)
+                };
+                let place = |at: usize| (row + at) * outputs + column + tile;
+                match out {
+                    Out::Values(values) => (0..count).for_each(|at| {
+                        // SAFETY: there are `outputs` elements for each row.
+                        unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(at)), scaled(at)) };
+                    }),
+                    Out::Bytes(bytes) => {
+                        for first in (0..count).step_by(4) {
+                            let four = levels_of_four([0, 1, 2, 3].map(|at| scaled(first + at)), zero);
+                            let four = [
+                                _mm512_extracti32x4_epi32::<0>(four),
+                                _mm512_extracti32x4_epi32::<1>(four),
+                                _mm512_extracti32x4_epi32::<2>(four),
+                                _mm512_extracti32x4_epi32::<3>(four),
+                            ];
+                            for (at, sixteen) in (first..count).zip(four) {
+                                // SAFETY: as above.
+                                unsafe {
+                                    _mm_storeu_si128(bytes.as_mut_ptr().add(place(at)).cast(), sixteen)
+                                };
+                            }
+                        }
                     }
                 }
             }
