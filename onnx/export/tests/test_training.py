@@ -227,6 +227,7 @@ def test_units_that_no_picture_opens_begin_anew_and_change_nothing_at_first(plac
 
 
 def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, trained, monkeypatch):
+    torch.manual_seed(11)
     small = model.load(trained / "weights.pt")
     x, level = torch.rand(2, 3, 128, 128), torch.tensor([0.3, 0.8])
     quant.set_quantising(small, False)
@@ -236,13 +237,14 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     for activation in (small.synthesis.in_up, small.synthesis.out_up):
         activation.scale.mul_(4)
     stem, writer = small.synthesis.stem.weight.clone(), small.synthesis.up.weight.clone()
-    sizes = lambda: {name: layer.weight.square().mean().sqrt().item() for name, layer in small.synthesis.named_modules() if isinstance(layer, quant.Conv)}
+    # Of the channel in the middle: one that hardly ever opens may have what range it likes.
+    sizes = lambda: {name: layer.weight.flatten(1).norm(dim=1).median().item() for name, layer in small.synthesis.named_modules() if isinstance(layer, quant.Conv)}
     size = sizes()
     assert quant.level_channels([small], x, level) > 0
     # Ranges move against each other, and not all of them one way.
     for _ in range(3):
         quant.level_channels([small], x, level)
-    assert all(size[name] / 4 < now < 4 * size[name] for name, now in sizes().items())
+    assert all(size[name] / 2 < now < 2 * size[name] for name, now in sizes().items())
     assert not torch.equal(stem, small.synthesis.stem.weight) and not torch.equal(writer, small.synthesis.up.weight)
     quant.set_quantising(small, False)
     assert torch.allclose(small(x, level)[0], before, atol=1e-5)
