@@ -33,6 +33,8 @@ def carry(to, before, tuned):
     """Adds to the convolutions of `to` what separates those of `tuned` from those of `before`, in the units of `to`."""
     of = lambda module: [m for m in module.modules() if isinstance(m, Conv)]
     for layer, old, other in zip(of(to), of(before), of(tuned), strict=True):
+        if layer.weight.shape != old.weight.shape:
+            raise ValueError("the decoder before has another shape")
         rows, columns = units(old.weight.flatten(2), layer.weight.flatten(2))
         layer.weight.add_((other.weight - old.weight) * rows[:, None, None, None] * columns[None, :, None, None])
         # Biases are in the units of the rows alone.

@@ -121,9 +121,9 @@ class Builder:
 
         def digit(q, bias, scale):
             scale = (scale * np.float32(factor)).astype(np.float32)
-            constants = lambda values, by, kind, hint: [self.constant(values[order].astype(kind), hint), self.constant(by[order].astype(np.float32), "s"),
-                                                        self.constant(np.zeros(len(values), kind), "z")]  # fmt: skip
-            w = self.node("DequantizeLinear", constants(q, scale, np.int8, "w"), axis=0)
+            constants = lambda values, by, kind, hint: [self.constant(values[order].astype(kind), hint), self.constant(by[order].astype(np.float32), "s")]
+            w = self.node("DequantizeLinear", [*constants(q, scale, np.int8, "w"), self.constant(np.zeros(len(q), np.int8), "z")], axis=0)
+            # Without its zero, which no engine needs and which would be as large as the bias.
             b = self.node("DequantizeLinear", constants(bias, scale * np.float32(input_scale), np.int32, "b"), axis=0)
             return self.node("Conv", [x, w, b], group=conv.groups, strides=[patch] * 2, pads=[conv.padding[0]] * 4, kernel_shape=q.shape[2:])
 

@@ -78,6 +78,17 @@ def rounded_finer(weights, covariance, scale, most, halvings):
     return tried[best, torch.arange(len(weights), device=weights.device)]
 
 
+def copies_by_group(copies, outputs):
+    """Pairs of a channel and its copy -> for each group of copies two indices (group, outputs of it): of what is copied, and of the copies."""
+    groups = {}
+    for pair in copies:
+        (of_group, of), (group, copy) = (divmod(channel, outputs) for channel in pair)
+        groups.setdefault((of_group, group), []).append((of, copy))
+    for (of_group, group), pairs in groups.items():
+        of, copy = map(list, zip(*pairs))
+        yield ([of_group] * len(of), of), ([group] * len(copy), copy)
+
+
 def fit(conv, square, cross):
     """New weights and biases for a quantised convolution. The bias is not rounded to speak of, so it takes up whatever is the same everywhere, and
     the weights see their inputs about the mean."""
@@ -96,7 +107,13 @@ def fit(conv, square, cross):
     damped = covariance + against(DAMPING)
     for _ in range(4):
         # What weights take up may make the sum of wide ones larger than the scale has room for: then they are rounded to a coarser one.
-        found = torch.stack([rounded_finer(w, c, s, most, halvings) for w, c, s in zip(weights, damped, scale.double().view(groups, -1))])
+        scales = scale.double().view(groups, -1)
+        found = torch.stack([rounded_finer(w, c, s, most, halvings) for w, c, s in zip(weights, damped, scales)])
+        for of, copy in copies_by_group(conv.copies, len(scales[0])):
+            # What the first has lost the second gives back, as far as it is a copy of it still.
+            alike = (weights[copy] * weights[of]).sum(1, keepdim=True) / weights[of].square().sum(1, keepdim=True)
+            wanted = weights[copy] + alike * (weights[of] - found[of])
+            found[copy] = rounded_finer(wanted, damped[copy[0][0]], scales[copy], most, halvings)
         conv.weight.copy_(found.reshape_as(conv.weight))
         conv.bias.copy_((bias + (weights - found) @ mean).reshape(-1))
         if (conv.weight_scale() <= scale).all():
@@ -123,7 +140,7 @@ def compensate(model, pictures, power):
     compensate_analysis(model, pictures)
     latents = [model.analysis(x) for x in pictures]
     compensate_hyper(model, latents, levels)
-    compensate_part(model.synthesis, [model.code(y, level)[0] for y, level in zip(latents, levels)], [model.lambda_of(level) ** power for level in levels])
+    compensate_synthesis(model, latents, levels, power)
 
 
 @torch.no_grad()
@@ -140,11 +157,18 @@ def compensate_hyper(model, latents, levels):
     compensate_part(model.hyper_synthesis, hyper, [torch.ones_like(level) for level in levels])
 
 
+@torch.no_grad()
+def compensate_synthesis(model, latents, levels, power):
+    """The same for the synthesis alone, on latents (a list of batches) at their levels."""
+    compensate_part(model.synthesis, [model.code(y, level)[0] for y, level in zip(latents, levels)], [model.lambda_of(level) ** power for level in levels])
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py, whose activations have their scales")
     p.add_argument("--images", required=True, help="folder of shard-*.tar")
     p.add_argument("--out", required=True, help="checkpoint with rounded weights")
+    p.add_argument("--synthesis", action="store_true", help="only that of a finished generation, as renderer.py leaves it")
     p.add_argument("--limit", type=int, help="pictures that are read")
     args = p.parse_args()
     model = load(args.checkpoint)
@@ -154,10 +178,14 @@ def main():
     config = checkpoint["config"]
     crops = data.configured(args.images, args.limit, config["data"], config["seed"])
     pictures = [crops.batch(16) for _ in range(ROUNDING)]
-    quant.set_quantising(model, True, weights=False)
-    model.strength = STRENGTH
-    spread_latent([model], torch.cat(pictures), torch.linspace(0, 1, 16).repeat(ROUNDING))
-    compensate(model, pictures, 1 + config["loss"]["lambda_power"])
+    model.strength, power = STRENGTH, 1 + config["loss"]["lambda_power"]
+    if args.synthesis:
+        levels = [torch.linspace(0, 1, len(x)) for x in pictures]
+        compensate_synthesis(model, [model.analysis(x) for x in pictures], levels, power)
+    else:
+        quant.set_quantising(model, True, weights=False)
+        spread_latent([model], torch.cat(pictures), torch.linspace(0, 1, 16).repeat(ROUNDING))
+        compensate(model, pictures, power)
     write(pathlib.Path(args.out), checkpoint | {"ema": half(model)})
 
 

@@ -3,7 +3,6 @@
 Shapes are (N, C, H, W). `level` runs from 0 (fewest bits) to 1 (most). Names follow docs/FORMAT.md.
 """
 
-import copy
 import math
 
 import torch
@@ -112,15 +111,22 @@ class Synthesis(nn.Module):
     """Blocks at stride 16, then a renderer at stride 4. The renderer has no wide stream: all that it hands on are bytes,
     because at stride 4 a runtime spends more on passing floating-point tensors through memory than on convolving."""
 
-    def __init__(self, channels, width, depth, depthwise, hidden, late=48, late_hidden=96):
+    def __init__(self, channels, width, depth, depthwise, hidden, late=48, late_hidden=96, late_digits=2, late_copies=(), hidden_copies=()):
         super().__init__()
+        late, late_hidden = late + len(late_copies), late_hidden + len(hidden_copies)
         self.stem = Conv(channels, width, wide=LATENT_CLIP)
         self.blocks = nn.Sequential(*[Block(width, depthwise, hidden) for _ in range(depth)])
         self.in_up, self.up, self.out_up = Activation(True), Conv(width, late * 16), Activation(True)
         self.dw, self.act_dw = Conv(late, late, 3, groups=late), Activation(True)
-        # Rounding the last weights to 7 bits would cost more than all else: twice the products are cheaper.
-        self.c, self.act_c = Conv(late, late_hidden, wide=255), Activation(False)
-        self.head = Conv(late_hidden, 48, wide=255)
+        # Rounding the last weights to 7 bits would cost more than all else: twice the products are cheaper. Copies of channels
+        # (renderer.py) are as good with one digit, and make the steps of activations finer.
+        wide = 255 if late_digits == 2 else None
+        # The last channels are copies.
+        copies = lambda of, count: list(zip(of, range(count - len(of), count)))
+        self.c, self.act_c = Conv(late, late_hidden, wide=wide), Activation(False)
+        self.head = Conv(late_hidden, 48, wide=wide)
+        self.dw.copies, self.c.copies = copies(late_copies, late), copies(hidden_copies, late_hidden)
+        self.up.copies = [(16 * of + i, 16 * copy + i) for of, copy in self.dw.copies for i in range(16)]
 
     def forward(self, y):
         return (self.levels(y) + 128) / 255
@@ -139,7 +145,7 @@ class Synthesis(nn.Module):
 
 class Model(nn.Module):
     def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, early_depth=1, decoder_depth=3, hyper_channels=48,
-                 anchors=8, lambda_min=0.0002, lambda_max=0.12):
+                 late=48, late_hidden=96, late_digits=2, late_copies=(), hidden_copies=(), anchors=8, lambda_min=0.0002, lambda_max=0.12):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
@@ -147,7 +153,7 @@ class Model(nn.Module):
         self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden, early_depth=early_depth)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
-        self.synthesis = Synthesis(channels, width, decoder_depth, depthwise, hidden)
+        self.synthesis = Synthesis(channels, width, decoder_depth, depthwise, hidden, late, late_hidden, late_digits, late_copies, hidden_copies)
         # Gains: the step of channel c at level t is exp(-log_gain). One curve of `anchors` points for each channel.
         ramp = torch.linspace(math.log(0.35), math.log(5.0), anchors)
         self.log_gain = nn.Parameter(ramp[:, None].repeat(1, channels))
@@ -317,14 +323,18 @@ def load(path, strict=True):
     """The model of a checkpoint of train.py, for use: frozen, and quantised if its training had come so far. Unless `strict`, a checkpoint of
     parts of it will do."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    model = Model(**checkpoint.get("config", {}).get("model", {}))
+    shape = checkpoint.get("config", {}).get("model", {})
+    model = Model(**shape)
+    model.shape = shape
     model.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()}, strict)
     set_quantising(model, bool(model.synthesis.out_up.scale > 0))
     return model.eval().requires_grad_(False)
 
 
 def load_natural(path, model):
-    """The decoder of natural.py in the place of the model's own."""
-    natural = copy.deepcopy(model.synthesis)
-    natural.load_state_dict({k: v.float() for k, v in torch.load(path, map_location="cpu", weights_only=False)["ema"].items()})
-    return natural
+    """The decoder of natural.py in the place of the model's own, which may have got another shape since."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    natural = Model(**checkpoint.get("shape", model.shape)).synthesis
+    natural.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
+    set_quantising(natural, True)
+    return natural.eval().requires_grad_(False)

@@ -105,6 +105,7 @@ class Conv(nn.Conv2d):
     def __init__(self, cin, cout, kernel=1, groups=1, wide=None):
         super().__init__(cin, cout, kernel, padding=kernel // 2, groups=groups)
         self.wide = wide
+        self.copies = []  # (channel of the output, another that is a copy of it): what reads them takes the sum
         self.quantising = False
 
     def weight_scale(self):

@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import ROOT
@@ -28,6 +29,7 @@ import model  # noqa: E402
 import natural  # noqa: E402
 import quant  # noqa: E402
 import refine  # noqa: E402
+import renderer  # noqa: E402
 import run  # noqa: E402
 import synthesis  # noqa: E402
 import tables  # noqa: E402
@@ -264,6 +266,79 @@ def test_only_the_synthesis_is_tuned_and_its_channels_keep_what_they_say(place, 
     assert len(held_out) == 5
     kept = torch.load(place / "tuned" / "float.pt", weights_only=True)
     assert held_out[kept["step"]] == min(held_out.values())
+
+
+def test_a_channel_and_its_copy_have_steps_half_the_size(trained):
+    torch.manual_seed(12)
+    small = model.load(trained / "weights.pt")
+    x, level = torch.rand(4, 3, 128, 128), torch.linspace(0, 1, 4)
+    latent = small.code(small.analysis(x), level)[0]
+    s = copy.deepcopy(small.synthesis)
+    quant.set_quantising(s, False)
+    exact = s.levels(latent)
+    for activation in (s.out_up, s.act_dw, s.act_c):  # so that nothing is clipped
+        activation.scale.copy_(quant.entering(activation, s, latent).abs().max() / (60 if activation.signed else 250))
+    with torch.no_grad():
+        s.dw.bias += 0.3 * s.act_dw.scale * 127  # not in the middle any more, as of a picture that is always bright
+        s.c.bias -= s.c.weight.flatten(1) @ torch.full((48,), 0.3 * s.act_dw.scale * 127)
+    renderer.centre(s, latent)
+    assert torch.allclose(s.levels(latent), exact, atol=1e-2)
+    ends = quant.entering(s.act_dw, s, latent).transpose(0, 1).flatten(1).quantile(torch.tensor([renderer.ENDS, 1 - renderer.ENDS]), dim=1)
+    assert torch.allclose(ends[0], -ends[1], atol=1e-3)
+
+    # Of all channels: what is rounded in the renderer alone.
+    every = renderer.with_copies(s, list(range(48)), list(range(96)))
+    assert every.dw.in_channels == 96 and every.head.in_channels == 192 and every.c.wide is None
+    # The same but where a hidden unit is within a quarter of a step of its threshold.
+    assert (every.levels(latent) - exact).abs().quantile(0.5) < 1e-3
+    for name in ("out_up", "act_dw", "act_c"):
+        errors = []
+        for synthesis in (s, every):
+            getattr(synthesis, name).quantising = True
+            errors.append((synthesis.levels(latent) - exact).square().mean().item())
+            getattr(synthesis, name).quantising = False
+        assert 0 < errors[1] < 0.35 * errors[0]
+
+
+def test_what_rounding_takes_from_weights_their_copies_give_back():
+    torch.manual_seed(13)
+    for groups in (1, 6):
+        conv = quant.Conv(6, 6, 3 if groups > 1 else 1, groups=groups).requires_grad_(False)
+        conv.weight[3:], conv.bias[3:] = 2 * conv.weight[:3], 2 * conv.bias[:3]
+        x = torch.rand(4, 3, 16, 16).repeat(1, 2, 1, 1)
+        errors = []
+        for copies in ([], [(0, 3), (1, 4), (2, 5)]):
+            rounded = copy.deepcopy(conv)
+            rounded.copies = copies
+            gptq.compensate_part(torch.nn.Sequential(rounded), [x], [torch.ones(4)])
+            y = rounded(x)
+            errors.append((2 * y[:, :3] + y[:, 3:] - 2 * conv(x)[:, 3:]).square().mean().item())
+        assert 0 < errors[1] < 0.5 * errors[0]
+
+
+def test_a_generation_gets_a_finer_renderer_and_stays_otherwise_as_it_is(place, trained, monkeypatch):
+    def run_alone(module, *words, **options):
+        words = [*words, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *words, "--images", str(place)])
+        module.main()
+
+    whole, finer, rounded = trained / "weights.pt", place / "finer.pt", place / "finer-rounded.pt"
+    run_alone(renderer, checkpoint=whole, unrounded=whole, out=finer, late=3, hidden=5)
+    run_alone(gptq, "--synthesis", checkpoint=finer, out=rounded)
+    old, new = weights(whole), weights(rounded)
+    assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("synthesis."))
+    changed = model.load(rounded)
+    assert changed.synthesis.dw.in_channels == 51 and changed.synthesis.head.in_channels == 101
+    # The decoder as it was still belongs to it, for natural.py may have made another of it.
+    torch.save({"ema": {name.removeprefix("synthesis."): w for name, w in old.items() if name.startswith("synthesis.")}, "shape": model.load(whole).shape}, place / "of-before.pt")
+    assert export.load_natural(place / "of-before.pt", changed).dw.in_channels == 48
+    graph = export.synthesis(changed, changed.synthesis).SerializeToString()
+    latent = torch.randint(-400, 400, (1, 8, 6, 5)).float()
+    pixels = onnxruntime.InferenceSession(graph).run(None, {"latent": latent.numpy()})[0]
+    levels = torch.round(changed.synthesis.levels(latent * model.LATENT_UNIT)).add(128).clamp(0, 255)
+    assert torch.equal(torch.from_numpy(pixels).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(levels.shape), levels.to(torch.uint8))
+    with pytest.raises(SystemExit, match="has copies"):
+        run_alone(renderer, checkpoint=finer, out=place / "twice.pt")
 
 
 def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):

@@ -168,7 +168,8 @@ impl Reader {
         match (node.op_type.as_deref()?, &inputs[..]) {
             ("Conv", [input, weights, bias]) => self.convolution(input, weights, bias, attributes),
             ("QuantizeLinear", [input, scale, zero]) => self.quantise(input, scale_of(scale, zero)?),
-            ("DequantizeLinear", [input, scale, zero]) => dequantise(input, scale, zero, attributes),
+            ("DequantizeLinear", [input, scale, zero]) => dequantise(input, scale, Some(zero), attributes),
+            ("DequantizeLinear", [input, scale]) => dequantise(input, scale, None, attributes),
             ("Transpose", [input]) => transpose(input, attributes.integers("perm")?),
             ("Shape", [input]) if attributes.is_empty() => shape_of(input),
             ("Slice", [Value::Shape(sizes), from, to]) => {
@@ -567,9 +568,15 @@ fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
     }
 }
 
-fn dequantise(input: &Value, scale: &Value, zero: &Value, attributes: Attributes<'_>) -> Option<Value> {
+/// Without a `zero` it is 0.
+fn dequantise(
+    input: &Value,
+    scale: &Value,
+    zero: Option<&Value>,
+    attributes: Attributes<'_>,
+) -> Option<Value> {
     match input {
-        Value::Bytes(place, order, was) if *was == scale_of(scale, zero)? => {
+        Value::Bytes(place, order, was) if *was == scale_of(scale, zero?)? => {
             Some(Value::Real(*place, *order, *was))
         }
         Value::Constant(constant) if attributes.integer("axis", 1) == Some(0) => {
@@ -577,9 +584,19 @@ fn dequantise(input: &Value, scale: &Value, zero: &Value, attributes: Attributes
             if !scales.iter().all(|scale| is_power_of_two(*scale)) {
                 return None;
             }
-            match (constant, zero) {
-                (Constant::Weights(shape, values), Value::Constant(Constant::Weights(_, zero)))
-                    if zero.iter().all(|z| *z == 0)
+            let is_zero = match (constant, zero) {
+                (_, None) => true,
+                (Constant::Weights(..), Some(Value::Constant(Constant::Weights(_, zero)))) => {
+                    zero.iter().all(|z| *z == 0)
+                }
+                (Constant::Words(_), Some(Value::Constant(Constant::Words(zero)))) => {
+                    zero.iter().all(|z| *z == 0)
+                }
+                _ => false,
+            };
+            match constant {
+                Constant::Weights(shape, values)
+                    if is_zero
                         && shape.first() == Some(&scales.len())
                         && values.iter().all(|w| w.unsigned_abs() <= 64) =>
                 {
@@ -589,8 +606,8 @@ fn dequantise(input: &Value, scale: &Value, zero: &Value, attributes: Attributes
                         scales: scales.clone(),
                     })
                 }
-                (Constant::Words(values), Value::Constant(Constant::Words(zero)))
-                    if zero.iter().all(|z| *z == 0)
+                Constant::Words(values)
+                    if is_zero
                         && values.len() == scales.len()
                         && values.iter().all(|b| b.unsigned_abs() < 1 << 24) =>
                 {

@@ -251,6 +251,29 @@ mod tests {
     }
 
     #[test]
+    fn a_constant_without_a_zero_point_has_one_of_0() {
+        let bundle = crate::builtin().unwrap();
+        let source = bundle.graph_source(role::SYNTHESIS).unwrap();
+        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
+        let Some(isa) = kernel::Isa::find() else { return };
+        let mut model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
+        let graph = model.graph.as_mut().unwrap();
+        let wanted = format!("{:?}", graph::compile(isa, graph).unwrap());
+        let of_constants = |node: &&mut rten_onnx::onnx::NodeProto| {
+            node.op_type.as_deref() == Some("DequantizeLinear")
+                && node.attribute.iter().any(|a| a.name.as_deref() == Some("axis"))
+        };
+        graph.node.iter_mut().filter(of_constants).for_each(|node| node.input.truncate(2));
+        assert!(format!("{:?}", graph::compile(isa, graph).unwrap()) == wanted);
+        // Bytes that are computed have one of 128.
+        let of_bytes = |node: &&mut rten_onnx::onnx::NodeProto| {
+            node.op_type.as_deref() == Some("DequantizeLinear") && node.input.len() == 3
+        };
+        graph.node.iter_mut().find(of_bytes).unwrap().input.truncate(2);
+        assert!(graph::compile(isa, graph).is_none());
+    }
+
+    #[test]
     fn weights_of_two_digits_are_those_of_floating_point() {
         use rten_onnx::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
         let bundle = crate::builtin().unwrap();
