@@ -45,6 +45,7 @@ def main():
     o, stages = config["optimiser"], config["stages"]
     crops = run.crops()
     model = load(args.checkpoint).to(args.device)
+    config["model"] = model.shape  # which may have copies that the configuration does not know of
     known = latents(model, crops, config["data"]["crops"], o["batch"], args.device)
     print(f"{len(known)} latents", flush=True)
     for name, parameter in model.named_parameters():

@@ -50,6 +50,7 @@ def main():
     o, stages, c = config["optimiser"], config["stages"], config["loss"]
     crops = run.crops()
     model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
+    config["model"] = model.shape  # which may have copies that the configuration does not know of
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
     set_quantising(model.synthesis, True, weights=False)

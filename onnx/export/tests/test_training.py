@@ -337,6 +337,10 @@ def test_a_generation_gets_a_finer_renderer_and_stays_otherwise_as_it_is(place, 
     pixels = onnxruntime.InferenceSession(graph).run(None, {"latent": latent.numpy()})[0]
     levels = torch.round(changed.synthesis.levels(latent * model.LATENT_UNIT)).add(128).clamp(0, 255)
     assert torch.equal(torch.from_numpy(pixels).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(levels.shape), levels.to(torch.uint8))
+    # What is trained further stays of its shape.
+    few = configuration("synthesis.toml", SMALL | {"data": dict(SMALL["data"], crops=3, held_out=1, look=1), "loss": dict(refinement=1)}, place / "few.toml")
+    command(monkeypatch, synthesis, config=few, checkpoint=finer, images=place, out=place / "finer-trained", steps=2)
+    assert model.load(place / "finer-trained" / "weights.pt").shape == model.load(finer).shape
     with pytest.raises(SystemExit, match="has copies"):
         run_alone(renderer, checkpoint=finer, out=place / "twice.pt")
 
