@@ -13,9 +13,9 @@ pub(crate) fn vectors() -> Vectors {
 }
 
 /// Gives a loop a variant for AVX2, and one without on its own: inside a larger function the compiler does without vectors, at
-/// several times the time.
+/// several times the time. Where both are there already, what chooses between them.
 macro_rules! for_vectors {
-    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
+    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $v3:ident, $plain:ident) => {
         $(#[$about])*
         #[inline]
         fn $name(vectors: $crate::vectors::Vectors, $($argument: $type),*) $(-> $result)? {
@@ -27,6 +27,9 @@ macro_rules! for_vectors {
             let () = vectors;
             $plain($($argument),*)
         }
+    };
+    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
+        $crate::vectors::for_vectors!($(#[$about])* fn $name($($argument: $type),*) $(-> $result)? = $v3, $plain);
 
         #[cfg(target_arch = "x86_64")]
         #[archmage::arcane]

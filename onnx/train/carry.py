@@ -7,7 +7,7 @@ are not in the units that they were in. How far those have moved is read from th
 
 import torch
 
-from quant import Conv
+from quant import convolutions
 
 ROUNDS = 8  # of medians, over rows and over columns in turn
 
@@ -31,10 +31,10 @@ def units(old, new):
 @torch.no_grad()
 def carry(to, before, tuned):
     """Adds to the convolutions of `to` what separates those of `tuned` from those of `before`, in the units of `to`."""
-    of = lambda module: [m for m in module.modules() if isinstance(m, Conv)]
-    for layer, old, other in zip(of(to), of(before), of(tuned), strict=True):
-        if layer.weight.shape != old.weight.shape:
-            raise ValueError("the decoder before has another shape")
+    layers = list(zip(*map(convolutions, (to, before, tuned)), strict=True))
+    if any(len({layer.weight.shape for layer in alike}) > 1 for alike in layers):
+        raise SystemExit("what the earlier decoder has learnt is for one of another shape")
+    for layer, old, other in layers:
         rows, columns = units(old.weight.flatten(2), layer.weight.flatten(2))
         layer.weight.add_((other.weight - old.weight) * rows[:, None, None, None] * columns[None, :, None, None])
         # Biases are in the units of the rows alone.

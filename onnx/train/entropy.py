@@ -10,7 +10,7 @@ import copy
 import torch
 
 from gptq import ROUNDING, compensate_hyper
-from model import STRENGTH, STRIDE, load
+from model import STRENGTH, STRIDE
 from quant import set_quantising
 from run import Run, learning_rate, set_rates, smooth
 from train import optimisers
@@ -44,8 +44,7 @@ def main():
     config = run.config
     o, stages = config["optimiser"], config["stages"]
     crops = run.crops()
-    model = load(args.checkpoint).to(args.device)
-    config["model"] = model.shape  # which may have copies that the configuration does not know of
+    model = run.model(args.checkpoint).to(args.device)
     known = latents(model, crops, config["data"]["crops"], o["batch"], args.device)
     print(f"{len(known)} latents", flush=True)
     for name, parameter in model.named_parameters():

@@ -316,6 +316,14 @@ outputs = ["pixels"]
 """
 
 
+def decoded(graph, decoder, latent):
+    """A latent (1, C, H/16, W/16), integers of LATENT_UNIT, as its graph in ONNX Runtime and its fake-quantised module give it back: bytes (1, 3, H, W)."""
+    levels = decoder.levels(torch.from_numpy(latent) * LATENT_UNIT)
+    ours = torch.round(levels).add(128).clamp(0, 255).to(torch.uint8)
+    got = torch.from_numpy(graph.run(None, {"latent": latent})[0])
+    return got.unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape), ours
+
+
 def prove(model, decoders, out, pictures):
     """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers. `decoders`: file name to module."""
     import onnxruntime as ort
@@ -333,12 +341,9 @@ def prove(model, decoders, out, pictures):
                 got = graphs["hyper_synthesis"].run(None, {"hyper_latent": z[None].astype(np.float32)})[0][0]
                 assert np.array_equal(got, mean), "hyper-synthesis differs between PyTorch and ONNX Runtime"
                 _, _, v = integers.code(y, z, mean, level)
-                latent = integers.dequantise(v, level)
+                latent = integers.dequantise(v, level)[None].astype(np.float32)
                 for name, decoder in decoders.items():
-                    got = graphs[name].run(None, {"latent": latent[None].astype(np.float32)})[0]
-                    levels = decoder.levels(torch.from_numpy(latent[None].astype(np.float32) * LATENT_UNIT))
-                    ours = torch.round(levels).add(128).clamp(0, 255).to(torch.uint8)
-                    got = torch.from_numpy(got).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape)
+                    got, ours = decoded(graphs[name], decoder, latent)
                     differ = (got != ours).sum().item()
                     assert differ == 0, f"{name} differs in {differ} of {ours.numel()} samples"
                     samples += ours.numel()

@@ -9,6 +9,7 @@ train.py ends with it, and a checkpoint of rounded activations whose weights are
 
 import argparse
 import copy
+import itertools
 import pathlib
 
 import torch
@@ -78,17 +79,6 @@ def rounded_finer(weights, covariance, scale, most, halvings):
     return tried[best, torch.arange(len(weights), device=weights.device)]
 
 
-def copies_by_group(copies, outputs):
-    """Pairs of a channel and its copy -> for each group of copies two indices (group, outputs of it): of what is copied, and of the copies."""
-    groups = {}
-    for pair in copies:
-        (of_group, of), (group, copy) = (divmod(channel, outputs) for channel in pair)
-        groups.setdefault((of_group, group), []).append((of, copy))
-    for (of_group, group), pairs in groups.items():
-        of, copy = map(list, zip(*pairs))
-        yield ([of_group] * len(of), of), ([group] * len(copy), copy)
-
-
 def fit(conv, square, cross):
     """New weights and biases for a quantised convolution. The bias is not rounded to speak of, so it takes up whatever is the same everywhere, and
     the weights see their inputs about the mean."""
@@ -107,13 +97,15 @@ def fit(conv, square, cross):
     damped = covariance + against(DAMPING)
     for _ in range(4):
         # What weights take up may make the sum of wide ones larger than the scale has room for: then they are rounded to a coarser one.
-        scales = scale.double().view(groups, -1)
-        found = torch.stack([rounded_finer(w, c, s, most, halvings) for w, c, s in zip(weights, damped, scales)])
-        for of, copy in copies_by_group(conv.copies, len(scales[0])):
+        scales = scale.double()
+        found = torch.stack([rounded_finer(w, c, s, most, halvings) for w, c, s in zip(weights, damped, scales.view(groups, -1))])
+        exact, integers = weights.flatten(0, 1), found.flatten(0, 1)
+        for group, pairs in itertools.groupby(conv.copies, lambda pair: pair[1] * groups // conv.out_channels):
+            of, copies = map(list, zip(*pairs))
             # What the first has lost the second gives back, as far as it is a copy of it still.
-            alike = (weights[copy] * weights[of]).sum(1, keepdim=True) / weights[of].square().sum(1, keepdim=True)
-            wanted = weights[copy] + alike * (weights[of] - found[of])
-            found[copy] = rounded_finer(wanted, damped[copy[0][0]], scales[copy], most, halvings)
+            alike = (exact[copies] * exact[of]).sum(1, keepdim=True) / exact[of].square().sum(1, keepdim=True).clamp_min(1e-30)
+            wanted = exact[copies] + alike * (exact[of] - integers[of])
+            integers[copies] = rounded_finer(wanted, damped[group], scales[copies], most, halvings)
         conv.weight.copy_(found.reshape_as(conv.weight))
         conv.bias.copy_((bias + (weights - found) @ mean).reshape(-1))
         if (conv.weight_scale() <= scale).all():
@@ -128,8 +120,7 @@ def compensate_part(module, inputs, weights):
     reference = copy.deepcopy(module)
     quant.set_quantising(module, True)
     quant.set_quantising(reference, True, weights=False)
-    convolutions = zip(*([m for m in part.modules() if isinstance(m, quant.Conv)] for part in (module, reference)))
-    for conv, other in convolutions:
+    for conv, other in zip(quant.convolutions(module), quant.convolutions(reference)):
         fit(conv, *moments(conv, module, other, reference, list(zip(inputs, weights))))
 
 

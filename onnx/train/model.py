@@ -334,7 +334,7 @@ def load(path, strict=True):
 def load_natural(path, model):
     """The decoder of natural.py in the place of the model's own, which may have got another shape since."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    natural = Model(**checkpoint.get("shape", model.shape)).synthesis
+    natural = Model(**checkpoint["config"].get("model", model.shape)).synthesis
     natural.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
     set_quantising(natural, True)
     return natural.eval().requires_grad_(False)

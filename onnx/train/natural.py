@@ -150,14 +150,14 @@ def measure(synthesis, fidelity, held, losses, config, device):
     return float(np.mean([r["loss"] for r in table.values()])), table
 
 
-def finish(run, natural, shape, crops, measured):
+def finish(run, natural, crops, measured):
     """The best weights, rounded, and what they are worth."""
     run.load_weights("float.pt", natural)
     some = [crops.get(which, which % crops.latents.shape[1], run.args.device)[2] for which in torch.arange(len(crops.pixels))[: 16 * ROUNDING].split(16)]
     compensate_part(natural, some, [torch.ones(len(y), device=run.args.device) for y in some])
     loss, table = measured()
     run.log({"step": run.step, "held_out_loss": round(loss, 5), "rounded": True, "levels": table})
-    run.save_weights("natural.pt", natural, held_out=table, shape=shape)
+    run.save_weights("natural.pt", natural, held_out=table)
 
 
 def main():
@@ -171,7 +171,7 @@ def main():
     config = run.config
     o, weights = config["optimiser"], config["loss"]
 
-    model = load(args.checkpoint)
+    model = run.model(args.checkpoint)
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet: natural is tuned in the exact form")
     crops, held = encode(model, args, config)
@@ -181,8 +181,8 @@ def main():
     set_quantising(fidelity, True, weights=False)
     natural = copy.deepcopy(fidelity).requires_grad_(True)
     if args.earlier:
-        natural_before, before = args.earlier
-        carry(natural, load(before).synthesis, load_natural(natural_before, load(before)))
+        tuned, before = args.earlier[0], load(args.earlier[1])
+        carry(natural, before.synthesis, load_natural(tuned, before))
     ema = copy.deepcopy(natural).requires_grad_(False)
     judge = Discriminator().to(args.device, memory_format=torch.channels_last)
     matrices = [p for p in natural.parameters() if p.dim() == 4 and p.shape[2] == 1]
@@ -200,7 +200,7 @@ def main():
         best = share >= weights["adversarial_full"] and loss < state["best"]
         if best:
             state["best"] = loss
-            run.save_weights("float.pt", ema, held_out=table, shape=model.shape)
+            run.save_weights("float.pt", ema, held_out=table)
         run.log({"step": run.step, "held_out_loss": round(loss, 5), "best": best, "levels": table})
 
     if run.step == 0:
@@ -251,7 +251,7 @@ def main():
         held_out(1.0)
     run.keep(state, last=True)
     if run.share() >= 1:
-        finish(run, ema, model.shape, crops, lambda: measure(ema, fidelity, held, losses, config, args.device))
+        finish(run, ema, crops, lambda: measure(ema, fidelity, held, losses, config, args.device))
 
 
 if __name__ == "__main__":

@@ -149,6 +149,11 @@ def entering(layer: nn.Module, module: nn.Module, *arguments):
     return seen[0]
 
 
+def convolutions(module: nn.Module):
+    """Those of a module, in the order in which it has them."""
+    return [m for m in module.modules() if isinstance(m, Conv)]
+
+
 def set_quantising(module: nn.Module, on: bool, weights=True):
     """Whether it rounds; with `weights` false only activations, while weights stay in floating point."""
     for m in module.modules():
@@ -205,6 +210,19 @@ def sites(model, parts):
 
 
 @torch.no_grad()
+def rescale(writers, readers, factor):
+    """Multiplies channels by `factor`, one for each, where they are written; what reads them takes it back. An output may hold several positions of a
+    channel side by side, and so may an input."""
+    of = lambda outside: factor.repeat_interleave(outside // len(factor))
+    for writer in writers:
+        writer.weight.mul_(of(writer.out_channels)[:, None, None, None])
+        writer.bias.mul_(of(writer.out_channels))
+    for reader in readers:
+        of_reader = of(reader.in_channels)
+        reader.weight.div_(of_reader[:, None, None, None] if reader.groups > 1 else of_reader[None, :, None, None])
+
+
+@torch.no_grad()
 def level_channels(models, x, level, parts=("synthesis", "analysis")):
     """All channels of a tensor share one scale for their bytes, so that those with small values have few levels. Multiplies channels by
     powers of the root of two where that makes the squared error of their rounding and clipping less; what reads them takes it back
@@ -234,11 +252,5 @@ def level_channels(models, x, level, parts=("synthesis", "analysis")):
         for writers, rounders, readers in alike:
             for activation, _ in rounders:
                 activation.scale.div_(common)
-            for writer in writers:
-                of_writer = factor.repeat_interleave(writer.out_channels // channels)
-                writer.weight.mul_(of_writer[:, None, None, None])
-                writer.bias.mul_(of_writer)
-            for reader in readers:
-                of_reader = factor.repeat_interleave(reader.in_channels // channels)
-                reader.weight.div_(of_reader[:, None, None, None] if reader.groups > 1 else of_reader[None, :, None, None])
+            rescale(writers, readers, factor)
     return count

@@ -24,8 +24,9 @@ from train import refine_scales
 ENDS = 2e-4  # shares of the values at either end that do not count for the middle of a range
 PROBES = 64  # pictures
 LEVELLING = 2  # rounds of ranges and scales
-BATCHES = 8  # of 16 crops; ranges see all, for tails are rare
-SCALING = 3  # of those, for scales
+BATCH = 16  # crops at a time
+SEEN = 8 * BATCH  # crops; ranges see all, for tails are rare
+SCALING = 3 * BATCH  # of those, for scales
 
 
 class Known(torch.nn.Module):
@@ -38,13 +39,6 @@ class Known(torch.nn.Module):
     def forward(self, x, level):
         no_bits = torch.zeros(len(x))
         return self.synthesis(self.latent), no_bits, no_bits
-
-
-def latents(model, crops, count, size):
-    """`count` batches of `size` crops -> [(pictures, levels, dequantised latents)], levels from 0 to 1 in each."""
-    level = torch.linspace(0, 1, size)
-    pictures = [crops.batch(size) for _ in range(count)]
-    return [(x, level, model.code(model.analysis(x), level)[0]) for x in pictures]
 
 
 def unrounded_of(model, earlier):
@@ -141,8 +135,10 @@ def main():
         raise SystemExit(f"{args.checkpoint} is not quantised yet, or its renderer has copies")
     model.strength = STRENGTH
     crops = data.configured(args.images, args.limit, config["data"], config["seed"])
-    seen = latents(model, crops, BATCHES, 16)
-    x, level, latent = map(torch.cat, zip(*seen))
+    # Levels from 0 to 1 in each batch.
+    x = torch.cat([crops.batch(BATCH) for _ in range(SEEN // BATCH)])
+    level = torch.linspace(0, 1, BATCH).repeat(SEEN // BATCH)
+    latent = torch.cat([model.code(model.analysis(some), of_some)[0] for some, of_some in zip(x.split(BATCH), level.split(BATCH))])
     if args.unrounded:
         model.synthesis = unrounded_of(model, load(args.unrounded))
     s = model.synthesis
@@ -150,17 +146,16 @@ def main():
     quant.set_quantising(s, False)
     centre(s, latent)
     quant.set_quantising(s, True, weights=False)
-    few = SCALING * len(seen[0][0])
     for _ in range(LEVELLING):
         print(f"{quant.level_channels([Known(model, latent)], x, level, ['synthesis'])} channels have another range", flush=True)
-        refine_scales(Known(model, latent[:few]), s, x[:few], level[:few], config["loss"])
+        refine_scales(Known(model, latent[:SCALING]), s, x[:SCALING], level[:SCALING], config["loss"])
     cost = costs(s, latent[torch.randperm(len(latent))[:PROBES]])
     most = lambda cost, count: sorted(cost.argsort(descending=True)[:count].tolist())
     late, hidden = most(cost["out_up"] + cost["act_dw"], args.late), most(cost["act_c"], args.hidden)
     print(f"copies of channels {late} and of hidden units {hidden}", flush=True)
     model.synthesis = with_copies(s, late, hidden)
     config["model"] |= dict(late_digits=1, late_copies=late, hidden_copies=hidden)
-    write(pathlib.Path(args.out), checkpoint | {"ema": half(model), "config": config})
+    write(pathlib.Path(args.out), checkpoint | {"ema": half(model)})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import data
+from model import load
 from muon import MATRIX_UNITS
 
 
@@ -98,6 +99,12 @@ class Run:
     def crops(self):
         """Random crops of the pictures, as the configuration has them."""
         return data.configured(self.args.images, self.args.limit, self.config["data"], self.random)
+
+    def model(self, checkpoint):
+        """The model of a checkpoint. What the run saves has its shape, of which a configuration need not know."""
+        model = load(checkpoint)
+        self.config["model"] = model.shape
+        return model
 
     def autocast(self):
         """Within it convolutions compute in the precision of the run."""

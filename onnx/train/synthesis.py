@@ -11,7 +11,7 @@ import torch
 
 import metrics
 from gptq import ROUNDING, compensate_part
-from model import LATENT_UNIT, load
+from model import LATENT_UNIT
 from quant import level_channels, set_quantising
 from refine import refined
 from run import Run, learning_rate, set_rates, smooth
@@ -49,8 +49,7 @@ def main():
     config = run.config
     o, stages, c = config["optimiser"], config["stages"], config["loss"]
     crops = run.crops()
-    model = load(args.checkpoint).to(args.device, memory_format=torch.channels_last)
-    config["model"] = model.shape  # which may have copies that the configuration does not know of
+    model = run.model(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     if not model.synthesis.stem.quantising:
         raise SystemExit(f"{args.checkpoint} is not quantised yet")
     set_quantising(model.synthesis, True, weights=False)

@@ -403,22 +403,11 @@ impl<'a> Scales<'a> {
     }
 }
 
-/// `bias` and the weights of all `values`, place by place. Values have 8 bits.
-#[inline]
-fn weighted(
-    vectors: Vectors,
-    bias: i32,
-    values: &[[i16; 2]],
-    weights: &[PairWeights],
-) -> [i32; HYPER * HYPER] {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(token) = vectors {
-        return weighted_v3(token, bias, values, weights);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let () = vectors;
-    weighted_plain(bias, values, weights)
-}
+for_vectors!(
+    /// `bias` and the weights of all `values`, place by place. Values have 8 bits.
+    fn weighted(bias: i32, values: &[[i16; 2]], weights: &[PairWeights]) -> [i32; HYPER * HYPER]
+        = weighted_v3, weighted_plain
+);
 
 fn weighted_plain(bias: i32, values: &[[i16; 2]], weights: &[PairWeights]) -> [i32; HYPER * HYPER] {
     let mut sums = [bias; HYPER * HYPER];

@@ -88,10 +88,14 @@ def place(tmp_path_factory):
     return place
 
 
-def command(monkeypatch, module, **options):
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *words, "--threads", "1", "--device", "cpu"])
+def called(monkeypatch, module, *words, **options):
+    words = [*words, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *words])
     module.main()
+
+
+def command(monkeypatch, module, **options):
+    called(monkeypatch, module, **options, threads=1, device="cpu")
 
 
 def weights(path):
@@ -317,32 +321,25 @@ def test_what_rounding_takes_from_weights_their_copies_give_back():
 
 
 def test_a_generation_gets_a_finer_renderer_and_stays_otherwise_as_it_is(place, trained, monkeypatch):
-    def run_alone(module, *words, **options):
-        words = [*words, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *words, "--images", str(place)])
-        module.main()
-
     whole, finer, rounded = trained / "weights.pt", place / "finer.pt", place / "finer-rounded.pt"
-    run_alone(renderer, checkpoint=whole, unrounded=whole, out=finer, late=3, hidden=5)
-    run_alone(gptq, "--synthesis", checkpoint=finer, out=rounded)
+    called(monkeypatch, renderer, checkpoint=whole, unrounded=whole, images=place, out=finer, late=3, hidden=5)
+    called(monkeypatch, gptq, "--synthesis", checkpoint=finer, images=place, out=rounded)
     old, new = weights(whole), weights(rounded)
     assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("synthesis."))
     changed = model.load(rounded)
     assert changed.synthesis.dw.in_channels == 51 and changed.synthesis.head.in_channels == 101
     # The decoder as it was still belongs to it, for natural.py may have made another of it.
-    torch.save({"ema": {name.removeprefix("synthesis."): w for name, w in old.items() if name.startswith("synthesis.")}, "shape": model.load(whole).shape}, place / "of-before.pt")
+    torch.save({"ema": {name.removeprefix("synthesis."): w for name, w in old.items() if name.startswith("synthesis.")}, "config": {"model": model.load(whole).shape}}, place / "of-before.pt")
     assert export.load_natural(place / "of-before.pt", changed).dw.in_channels == 48
     graph = export.synthesis(changed, changed.synthesis).SerializeToString()
-    latent = torch.randint(-400, 400, (1, 8, 6, 5)).float()
-    pixels = onnxruntime.InferenceSession(graph).run(None, {"latent": latent.numpy()})[0]
-    levels = torch.round(changed.synthesis.levels(latent * model.LATENT_UNIT)).add(128).clamp(0, 255)
-    assert torch.equal(torch.from_numpy(pixels).unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(levels.shape), levels.to(torch.uint8))
+    latent = torch.randint(-400, 400, (1, 8, 6, 5)).float().numpy()
+    assert torch.equal(*export.decoded(onnxruntime.InferenceSession(graph), changed.synthesis, latent))
     # What is trained further stays of its shape.
     few = configuration("synthesis.toml", SMALL | {"data": dict(SMALL["data"], crops=3, held_out=1, look=1), "loss": dict(refinement=1)}, place / "few.toml")
     command(monkeypatch, synthesis, config=few, checkpoint=finer, images=place, out=place / "finer-trained", steps=2)
     assert model.load(place / "finer-trained" / "weights.pt").shape == model.load(finer).shape
     with pytest.raises(SystemExit, match="has copies"):
-        run_alone(renderer, checkpoint=finer, out=place / "twice.pt")
+        called(monkeypatch, renderer, checkpoint=finer, images=place, out=place / "twice.pt")
 
 
 def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
@@ -408,7 +405,7 @@ def test_weights_that_make_up_for_each_other_lose_less_than_those_rounded_alone(
     together = lost()
     assert together[0] < 0.8 * alone[0] and together[1] < 0.8 * alone[1]
     # They are integers of their scales now, no more than fit.
-    for conv in (m for m in whole.modules() if isinstance(m, quant.Conv)):
+    for conv in quant.convolutions(whole):
         integers = conv.weight / conv.weight_scale().view(-1, 1, 1, 1)
         assert torch.equal(integers, integers.round()) and (conv.wide or integers.abs().max() <= quant.WEIGHT_MAX)
 
@@ -419,10 +416,9 @@ def test_a_checkpoint_is_rounded_by_itself(place, trained, monkeypatch):
     random = torch.Generator().manual_seed(2)
     loose = {name: w.float() * (1 + 0.01 * torch.randn(w.shape, generator=random)) if name.endswith(".weight") else w for name, w in checkpoint["ema"].items()}
     torch.save(checkpoint | {"ema": loose}, place / "loose.pt")
-    monkeypatch.setattr(sys, "argv", ["gptq.py", "--checkpoint", str(place / "loose.pt"), "--images", str(place), "--out", str(place / "rounded.pt")])
-    gptq.main()
+    called(monkeypatch, gptq, checkpoint=place / "loose.pt", images=place, out=place / "rounded.pt")
     found = model.load(place / "rounded.pt")
-    for conv in (m for part in (found.analysis, found.hyper_synthesis, found.synthesis) for m in part.modules() if isinstance(m, quant.Conv)):
+    for conv in (m for part in (found.analysis, found.hyper_synthesis, found.synthesis) for m in quant.convolutions(part)):
         integers = conv.weight / conv.weight_scale().view(-1, 1, 1, 1)
         # Wide ones lose their last bits to fp16, in which checkpoints are kept.
         assert conv.wide or torch.equal(integers, integers.round())
@@ -553,20 +549,14 @@ def test_what_an_earlier_decoder_learnt_is_carried_over_channels_of_other_ranges
     # What is learnt differs from weight to weight; ranges are those of whole channels.
     for learnt in (wanted.synthesis, tuned.synthesis):
         torch.manual_seed(4)
-        for layer in (m for m in learnt.modules() if isinstance(m, quant.Conv)):
+        for layer in quant.convolutions(learnt):
             layer.weight.mul_(1 + 0.2 * torch.randn_like(layer.weight))
             layer.bias.add_(0.1 * layer.bias.abs().mean() * torch.randn_like(layer.bias))
     for site in zip(*(quant.sites(m, ["synthesis"]) for m in (wanted, unlearnt))):
         channels = site[0][2][0].in_channels
         factor = 2 ** (torch.randint(-2, 3, (channels,)) / 2)
         for writers, _, readers in site:
-            for writer in writers:
-                of_writer = factor.repeat_interleave(writer.out_channels // channels)
-                writer.weight.mul_(of_writer[:, None, None, None])
-                writer.bias.mul_(of_writer)
-            for reader in readers:
-                of_reader = factor.repeat_interleave(reader.in_channels // channels)
-                reader.weight.div_(of_reader[:, None, None, None] if reader.groups > 1 else of_reader[None, :, None, None])
+            quant.rescale(writers, readers, factor)
     latent = 4 * torch.randn(2, before.channels, 6, 6)
     at = lambda decoder: decoder.synthesis(latent)
     assert torch.allclose(at(unlearnt), at(before), atol=1e-4) and torch.allclose(at(wanted), at(tuned), atol=1e-4)
@@ -577,8 +567,6 @@ def test_what_an_earlier_decoder_learnt_is_carried_over_channels_of_other_ranges
 
 
 def test_the_feature_distance_is_that_of_the_bench(shared):
-    import onnxruntime
-
     path = str(shared / "models" / "perceptual" / "squeezenet11_distance.onnx")
     random = torch.Generator().manual_seed(1)
     a = torch.rand(2, 3, 67, 82, generator=random)

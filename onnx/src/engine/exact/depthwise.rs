@@ -193,18 +193,14 @@ unsafe fn depthwise_avx2(bytes: &[u8], width: usize, weights: &[i8], to: &Requan
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernel::tests::{all, numbers};
     use super::*;
 
     #[test]
     fn depthwise_convolutions_are_those_of_integers() {
-        let mut state = 5u32;
-        let mut next = |below: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) % below
-        };
+        let mut next = numbers();
         let sizes = [(3, 5, 48), (1, 1, 16), (2, 9, 64), (4, 3, 192), (2, 7, 80)];
-        let all = Isa::find().into_iter().flat_map(Isa::and_lesser);
-        for (isa, (height, width, channels)) in all.flat_map(|isa| sizes.map(|size| (isa, size))) {
+        for (isa, (height, width, channels)) in all().flat_map(|isa| sizes.map(|size| (isa, size))) {
             let mut bytes: Vec<u8> =
                 (0..(height + 2) * (width + 2) * channels).map(|_| next(256) as u8).collect();
             let mut weights: Vec<i8> = (0..9 * channels).map(|_| (next(129) as i32 - 64) as i8).collect();

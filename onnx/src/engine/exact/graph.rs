@@ -568,7 +568,7 @@ fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
     }
 }
 
-/// Without a `zero` it is 0.
+/// A constant without a `zero` has one of 0.
 fn dequantise(
     input: &Value,
     scale: &Value,

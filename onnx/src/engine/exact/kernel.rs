@@ -715,16 +715,16 @@ fn round_loop(values: &mut [f32], low: f32, high: f32) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// What this processor has.
-    fn all() -> impl Iterator<Item = Isa> {
+    pub fn all() -> impl Iterator<Item = Isa> {
         Isa::find().into_iter().flat_map(Isa::and_lesser)
     }
 
     /// Numbers below a bound, the same every time.
-    fn numbers() -> impl FnMut(u32) -> u32 {
+    pub fn numbers() -> impl FnMut(u32) -> u32 {
         let mut state = 5u32;
         move |below| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

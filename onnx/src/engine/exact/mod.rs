@@ -143,6 +143,13 @@ mod tests {
         (vec![1, *channels, height, width], values)
     }
 
+    /// The graph of the built-in decoder.
+    fn synthesis() -> rten_onnx::onnx::GraphProto {
+        let source = crate::builtin().unwrap().graph_source(role::SYNTHESIS).unwrap();
+        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
+        rten_onnx::onnx::ModelProto::parse_buf(model).unwrap().graph.unwrap()
+    }
+
     #[test]
     fn the_graphs_of_the_built_in_model_give_what_rten_gives_with_every_kind_of_vector() {
         let bundle = crate::builtin().unwrap();
@@ -235,13 +242,9 @@ mod tests {
 
     #[test]
     fn a_convolution_that_skips_only_rows_or_only_columns_is_left_to_others() {
-        let bundle = crate::builtin().unwrap();
-        let source = bundle.graph_source(role::SYNTHESIS).unwrap();
-        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
         let Some(isa) = kernel::Isa::find() else { return };
         for axis in [0, 1] {
-            let mut model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
-            let graph = model.graph.as_mut().unwrap();
+            let graph = &mut synthesis();
             assert!(graph::compile(isa, graph).is_some());
             let mut attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
             let strides = attributes.find(|a| a.name.as_deref() == Some("strides")).unwrap();
@@ -252,12 +255,8 @@ mod tests {
 
     #[test]
     fn a_constant_without_a_zero_point_has_one_of_0() {
-        let bundle = crate::builtin().unwrap();
-        let source = bundle.graph_source(role::SYNTHESIS).unwrap();
-        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
         let Some(isa) = kernel::Isa::find() else { return };
-        let mut model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
-        let graph = model.graph.as_mut().unwrap();
+        let graph = &mut synthesis();
         let wanted = format!("{:?}", graph::compile(isa, graph).unwrap());
         let of_constants = |node: &&mut rten_onnx::onnx::NodeProto| {
             node.op_type.as_deref() == Some("DequantizeLinear")
@@ -276,9 +275,6 @@ mod tests {
     #[test]
     fn weights_of_two_digits_are_those_of_floating_point() {
         use rten_onnx::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
-        let bundle = crate::builtin().unwrap();
-        let source = bundle.graph_source(role::SYNTHESIS).unwrap();
-        let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
         let Some(isa) = kernel::Isa::find() else { return };
         let run = |graph: &rten_onnx::onnx::GraphProto| {
             let (program, inputs, outputs) = graph::compile(isa, graph)?;
@@ -288,8 +284,7 @@ mod tests {
             let view = TensorView::f32(&shape, &values).unwrap();
             Some(graph.run(&[("latent", view)], &["pixels"]).unwrap())
         };
-        let mut model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
-        let graph = model.graph.as_mut().unwrap();
+        let graph = &mut synthesis();
         let wanted = run(graph).unwrap();
         // The first convolution's weights are in floating point, integers of up to 13 bits times a power of two.
         let first = graph
