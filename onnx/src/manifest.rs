@@ -21,6 +21,8 @@ pub mod role {
     pub const HYPER_ANALYSIS: &str = "hyper_analysis";
     /// Hyper-latent to the means of the latent; optional.
     pub const HYPER_SYNTHESIS: &str = "hyper_synthesis";
+    /// A picture and what is missing from it when its latent is decoded, to what the latent should have more of; for encoders, optional.
+    pub const CORRECTION: &str = "correction";
     /// One step of a diffusion model on the latent; optional.
     pub const DENOISER: &str = "denoiser";
 }

@@ -122,7 +122,9 @@ fn agree(
     }
     // (N, C, H, W) goes in, and four axes come out.
     const PICTURE_RANK: usize = 4;
-    let picture = [role::ANALYSIS, role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::DENOISER].contains(&name);
+    let of_pictures =
+        [role::ANALYSIS, role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::CORRECTION, role::DENOISER];
+    let picture = of_pictures.contains(&name);
     if picture {
         for (kind, info) in [("input", inputs.first()), ("output", outputs.first())] {
             let Some(info) = info else { return Err(format!("the graph has no {kind}")) };

@@ -2,12 +2,11 @@
 
     python export.py --checkpoint /tmp/run/weights.pt --images ../../../shared/images/train --generation 8 --out /tmp/sdl-8
 
-With `--natural` the decoder that natural.py trained goes in as well; with `--bundle` that is all that changes, for a generation whose files are about,
-and without `--natural` the encoder is, as `train.py --decoder` leaves it:
+With `--natural` the decoder that natural.py trained goes in as well, with `--correction` what correction.py did. With `--bundle`, for a generation
+whose files are about, tables and pixels stay what they are, and the encoder may be another one, as `train.py --decoder` leaves it:
 
     python export.py --checkpoint ../models/sdl-7.pt --bundle ../models/sdl-7.sdlm --natural ../models/sdl-7-natural.pt \
-        --images ../../../shared/images/train --out /tmp/sdl-7
-    python export.py --checkpoint /tmp/run/weights.pt --bundle ../models/sdl-7.sdlm --images ../../../shared/images/train --out /tmp/sdl-7
+        --correction ../models/sdl-7-correction.pt --images ../../../shared/images/train --out /tmp/sdl-7
 """
 
 import argparse
@@ -24,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 import data
 import quant
 import tables
-from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load, load_natural
+from model import HYPER_CLIP, HYPER_UNIT, LATENT_CLIP, LATENT_UNIT, MEAN_UNIT, load, load_correction, load_natural
 
 
 DIGIT = 128  # weights of two digits are high * DIGIT + low, each of 7 bits
@@ -36,9 +35,9 @@ def digits(q):
     return high, q - DIGIT * high
 
 
-def in_digits(w):
-    """A float weight as integers of two digits, and a power of two for each output channel."""
-    scale = np.exp2(np.ceil(np.log2(np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / (quant.WEIGHT_MAX * (DIGIT - 1)))))
+def integers(w, most):
+    """A float weight as integers up to `most`, and a power of two for each output channel."""
+    scale = np.exp2(np.ceil(np.log2(np.maximum(np.abs(w).reshape(len(w), -1).max(1), 1e-12) / most)))
     return np.rint(w / scale.reshape(-1, 1, 1, 1)).astype(np.int64), scale
 
 
@@ -141,22 +140,24 @@ class Builder:
         bound = np.abs(q).reshape(len(q), -1).sum(1) * input_bound + np.abs(bias / unit)
         print(f"  wide convolution: accumulator below 2^{np.log2(bound.max()):.2f}")
         assert bound.max() < quant.EXACT, "an accumulator could leave 24 bits"
-        w = q.astype(np.float64) * scale.reshape(-1, 1, 1, 1) * input_factor
-        return self.node("Conv", [x, self.constant(w.astype(np.float32), "w"), self.constant(bias.astype(np.float32), "b")],
+        return self.node("Conv", [x, self.two_digits(q, scale * input_factor), self.constant(bias.astype(np.float32), "b")],
                          group=conv.groups, pads=[conv.padding[0]] * 4, kernel_shape=conv.kernel_size)
 
+    def dequantised(self, q, scale):
+        """Integers of 8 bits times a scale for each output channel. Without its zero point, which no engine needs."""
+        return self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(scale.astype(np.float32), "ws")], axis=0)
+
     def two_digits(self, q, scale):
-        """What `in_digits` made of a float weight, as the sum of two 8-bit tensors, which is half the file. (float16 is unknown to the Rust
-        engines.)"""
-        part = lambda q, by: self.node("DequantizeLinear", [self.constant(q.astype(np.int8), "w"), self.constant(by.astype(np.float32), "ws"),
-                                                            self.constant(np.zeros(len(q), np.int8), "wz")], axis=0)
+        """A float weight that is integers of two digits times a scale for each output channel, as a sum: half the file, and exact. (float16
+        is unknown to the Rust engines.)"""
         high, low = digits(q)
-        return self.node("Add", [part(high, DIGIT * scale), part(low, scale)])
+        return self.node("Add", [self.dequantised(high, DIGIT * scale), self.dequantised(low, scale)])
 
     def conv_float(self, x, weight, bias, stride=1, groups=1):
         k = weight.shape[2]
         pad = k // 2 if stride == 1 else 0
-        w = self.two_digits(*in_digits(weight)) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
+        # What finds the hyper-latent loses nothing that can be measured by eight bits.
+        w = self.dequantised(*integers(weight, 127)) if weight.size > 4096 else self.constant(weight.astype(np.float32), "w")
         return self.node("Conv", [x, w, self.constant(bias.astype(np.float32), "b")],
                          group=groups, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[k, k])
 
@@ -177,13 +178,13 @@ def patches(conv, cin, size):
     return array(conv.weight).reshape(conv.out_channels, cin, size, size)
 
 
-def analysis(model):
-    a = model.analysis
-    g = Builder("analysis")
+def to_latent(a, name, taken, planes, given):
+    """The graph of an `Analysis` of so many planes, from `taken` to `given`."""
+    g = Builder(name)
     # The manifest's range brings pixels to (byte - 128) / 256.
     byte = quant.Activation(True)
     byte.scale.fill_(1 / 256)
-    x = g.conv8(g.activation("picture", byte), a.stem, 1 / 256, patch=8)
+    x = g.conv8(g.activation(taken, byte), a.stem, 1 / 256, patch=8)
     x = g.begin_stream(x, a.stem.out_channels)
     for b in a.early:
         x = block8(g, x, b)
@@ -191,12 +192,21 @@ def analysis(model):
     x = g.begin_stream(x, a.down.out_channels)
     for b in a.blocks:
         x = block8(g, x, b)
-    q, scale = in_digits(array(a.head.weight))
+    q, scale = integers(array(a.head.weight), quant.WEIGHT_MAX * (DIGIT - 1))
     a.head.weight.data = torch.from_numpy((q * scale.reshape(-1, 1, 1, 1)).astype(np.float32))  # so that PyTorch computes the same
     # The only sums that are not exact: an encoder may differ in the last bit.
     g.node("Conv", [g.to_grid(x), g.two_digits(q, scale), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
-    g.nodes[-1].output[0] = "latent"
-    return g.model([("picture", TensorProto.FLOAT, [1, 3, "h", "w"])], [("latent", TensorProto.FLOAT, [1, model.channels, "lh", "lw"])])
+    g.nodes[-1].output[0] = given
+    return g.model([(taken, TensorProto.FLOAT, [1, planes, "h", "w"])], [(given, TensorProto.FLOAT, [1, a.head.out_channels, "lh", "lw"])])
+
+
+def analysis(model):
+    return to_latent(model.analysis, "analysis", "picture", 3, "latent")
+
+
+def correction(module):
+    """Of a picture and what is missing from it, as the analysis takes pictures."""
+    return to_latent(module, "correction", "planes", 6, "direction")
 
 
 def hyper_analysis(model):
@@ -315,6 +325,13 @@ inputs = ["latent"]
 outputs = ["pixels"]
 """
 
+CORRECTION = """
+[graphs.correction]
+file = "correction.onnx"
+inputs = ["planes"]
+outputs = ["direction"]
+"""
+
 
 def decoded(graph, decoder, latent):
     """A latent (1, C, H/16, W/16), integers of LATENT_UNIT, as its graph in ONNX Runtime and its fake-quantised module give it back: bytes (1, 3, H, W)."""
@@ -324,18 +341,23 @@ def decoded(graph, decoder, latent):
     return got.unflatten(3, (4, 4, 3)).permute(0, 5, 1, 3, 2, 4).reshape(ours.shape), ours
 
 
-def prove(model, decoders, out, pictures):
-    """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers. `decoders`: file name to module."""
+def prove(model, out, pictures, decoders, encoders):
+    """The graphs in ONNX Runtime and the fake-quantised PyTorch model must give the same integers, and encoders nearly the same values. `decoders`
+    and `encoders`: file name to module."""
     import onnxruntime as ort
 
     session = lambda role: ort.InferenceSession(str(out / f"{role}.onnx"), providers=["CPUExecutionProvider"])
     integers = tables.Integers(model)
-    graphs = {r: session(r) for r in ("analysis", "hyper_synthesis", *decoders)}
+    graphs = {r: session(r) for r in ("hyper_synthesis", *decoders, *encoders)}
     samples, furthest = 0, 0.0
     with torch.no_grad():
         for x in pictures:
-            got = graphs["analysis"].run(None, {"picture": ((255 * x - 128) / 256)[None].numpy()})[0]
-            furthest = max(furthest, np.abs(got - model.analysis(x[None]).numpy()).max())
+            # Something that is as small as what a decoder leaves missing.
+            planes = torch.cat([255 * x - 128, 255 * (x - x.roll(1, 2))])[None].round().clamp(-128, 127) / 256
+            for name, module in encoders.items():
+                some = planes[:, : module.stem.in_channels // 64].contiguous()
+                got = graphs[name].run(None, {graphs[name].get_inputs()[0].name: some.numpy()})[0]
+                furthest = max(furthest, np.abs(got - module.of_planes(some).numpy()).max())
             for level in (0, 40, 100):
                 y, z, mean = tables.analyse(model, integers, x[None], level)
                 got = graphs["hyper_synthesis"].run(None, {"hyper_latent": z[None].astype(np.float32)})[0][0]
@@ -347,50 +369,53 @@ def prove(model, decoders, out, pictures):
                     differ = (got != ours).sum().item()
                     assert differ == 0, f"{name} differs in {differ} of {ours.numel()} samples"
                     samples += ours.numel()
-    assert furthest < 1e-3, f"the analysis differs by {furthest}"
-    print(f"PyTorch and ONNX Runtime agree on {samples} samples, and on the latent to {furthest:.1e}")
+    assert furthest < 1e-3, f"an encoder differs by {furthest}"
+    print(f"PyTorch and ONNX Runtime agree on {samples} samples, and on what encoders give to {furthest:.1e}")
 
 
 def write(args, out):
     """The files of the bundle into the folder `out`, proved to be exact."""
     model = load(args.checkpoint)
     crops = data.Crops(data.load_shards(args.images, args.limit, shrink=(0.8,), least=560), 512, seed=77)
-    decoders = {"synthesis": model.synthesis}
-    encoder = {"analysis": analysis, "hyper_analysis": hyper_analysis}
-    decoder = {"hyper_synthesis": hyper_synthesis, "synthesis": lambda model: synthesis(model, model.synthesis)}
-    # Weights are the graphs' only after their biases are rounded, also of those that are not written.
-    graphs = {role: make(model) for role, make in (encoder | decoder).items()}
+    pictures = crops.batch(3)
+    decoders, encoders = {"synthesis": model.synthesis}, {"analysis": model.analysis}
+    # Weights are the graphs' only after their biases are rounded.
+    graphs = {"analysis": analysis(model), "hyper_analysis": hyper_analysis(model), "hyper_synthesis": hyper_synthesis(model), "synthesis": synthesis(model, model.synthesis)}
     if args.bundle:
         with zipfile.ZipFile(args.bundle) as packed:
             packed.extractall(out)
-        written = () if args.natural else encoder
+        (out / "tables.bin").write_bytes(tables.with_gain((out / "tables.bin").read_bytes(), tables.Integers(model)))
+        # Files of it are about: whatever form its graphs get, they give the pixels that they gave.
+        prove(model, out, pictures, decoders, {})
     else:
-        written = graphs
-    for role in written:
-        onnx.save(graphs[role], out / f"{role}.onnx")
-    if not args.bundle:
         integers, fitted = tables.fit(model, (crops.batch(8) for _ in range(args.crops // 8)))
         (out / "tables.bin").write_bytes(tables.write(integers, fitted))
         (out / "bundle.toml").write_text(MANIFEST.format(generation=args.generation, channels=model.channels))
-    elif not args.natural:
-        (out / "tables.bin").write_bytes(tables.with_gain((out / "tables.bin").read_bytes(), tables.Integers(model)))
     if args.natural:
         decoders["natural"] = load_natural(args.natural, model)
-        onnx.save(synthesis(model, decoders["natural"]), out / "natural.onnx")
-        manifest = (out / "bundle.toml").read_text()
-        (out / "bundle.toml").write_text(manifest.removesuffix(NATURAL) + NATURAL)
-    prove(model, decoders, out, crops.batch(3))
+        graphs["natural"] = synthesis(model, decoders["natural"])
+    if args.correction:
+        encoders["correction"] = load_correction(args.correction)
+        graphs["correction"] = correction(encoders["correction"])
+    for role, graph in graphs.items():
+        onnx.save(graph, out / f"{role}.onnx")
+    manifest = (out / "bundle.toml").read_text()
+    for section in [NATURAL] * bool(args.natural) + [CORRECTION] * bool(args.correction):
+        manifest = manifest.replace(section, "") + section
+    (out / "bundle.toml").write_text(manifest)
+    prove(model, out, pictures, decoders, encoders)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True)
     p.add_argument("--natural", help="checkpoint of natural.py")
+    p.add_argument("--correction", help="checkpoint of correction.py")
     p.add_argument("--images", required=True)
     p.add_argument("--out", required=True)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--generation", type=int)
-    source.add_argument("--bundle", help=".sdlm file that everything but the natural decoder is taken from, or but the encoder")
+    source.add_argument("--bundle", help=".sdlm file of the same decoder, whose tables are kept, and what no checkpoint is given for")
     p.add_argument("--crops", type=int, default=96, help="crops of 512x512 that the tables are fitted on")
     p.add_argument("--limit", type=int)
     args = p.parse_args()

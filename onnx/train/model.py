@@ -51,19 +51,37 @@ class Block(nn.Module):
 class Analysis(nn.Module):
     """Integers like the decoder, though nothing needs it to be exact: that is what makes it fast. Only its two ends are wide."""
 
-    def __init__(self, channels, width, depth, depthwise, hidden, early=96, early_depth=1):
+    def __init__(self, channels, width, depth, depthwise, hidden, early=96, early_depth=1, down_digits=2, planes=3):
         super().__init__()
-        self.stem = Conv(3 * 64, early, wide=255)
+        self.stem = Conv(planes * 64, early, wide=255)
         self.early = nn.Sequential(*[Block(early) for _ in range(early_depth)])
-        self.in_down, self.down = Activation(True), Conv(early * 4, width, wide=255)
+        self.in_down, self.down = Activation(True), Conv(early * 4, width, wide=255 if down_digits == 2 else None)
         self.blocks = nn.Sequential(*[Block(width, depthwise, hidden) for _ in range(depth)])
         self.head = nn.Conv2d(width, channels, 1)
 
     def forward(self, x):
-        x = (255 * x - 128) / 256
+        return self.of_planes((255 * x - 128) / 256)
+
+    def of_planes(self, x):
+        """Of what has the units of bytes, 1 / 256."""
         x = self.early(self.stem(F.pixel_unshuffle(x, 8)))
         x = self.blocks(self.down(F.pixel_unshuffle(self.in_down(x), 2)))
         return self.head(x)
+
+
+class Correction(Analysis):
+    """What a latent should have more of, from the picture and what is missing from it when the latent is decoded (correction.py)."""
+
+    def __init__(self, channels, **shape):
+        super().__init__(channels, planes=6, down_digits=1, **shape)
+
+    def forward(self, planes):
+        return self.of_planes(planes)
+
+
+def missing_planes(x, decoded):
+    """Pictures (N, 3, H, W) as they are and as they are decoded, in steps of 1 / 255 -> what a correction sees (N, 6, H, W)"""
+    return torch.cat([255 * x - 128, (255 * (x - decoded)).clamp(-128, 127)], 1) / 256
 
 
 class HyperAnalysis(nn.Module):
@@ -144,13 +162,13 @@ class Synthesis(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, early_depth=1, decoder_depth=3, hyper_channels=48,
+    def __init__(self, channels=160, width=192, depthwise=None, hidden=None, encoder_depth=4, early_depth=1, down_digits=2, decoder_depth=3, hyper_channels=48,
                  late=48, late_hidden=96, late_digits=2, late_copies=(), hidden_copies=(), anchors=8, lambda_min=0.0002, lambda_max=0.12):
         super().__init__()
         self.channels, self.hyper_channels, self.anchors = channels, hyper_channels, anchors
         self.lambda_min, self.lambda_max = lambda_min, lambda_max
         self.strength = 0.0  # what a bit weighs in rounding, in squared symbols; the encoder of the crate has STRENGTH
-        self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden, early_depth=early_depth)
+        self.analysis = Analysis(channels, width, encoder_depth, depthwise, hidden, early_depth=early_depth, down_digits=down_digits)
         self.hyper_analysis = HyperAnalysis(channels, hyper_channels)
         self.hyper_synthesis = HyperSynthesis(channels, hyper_channels)
         self.synthesis = Synthesis(channels, width, decoder_depth, depthwise, hidden, late, late_hidden, late_digits, late_copies, hidden_copies)
@@ -338,3 +356,13 @@ def load_natural(path, model):
     natural.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
     set_quantising(natural, True)
     return natural.eval().requires_grad_(False)
+
+
+def load_correction(path):
+    """What correction.py trained, quantised."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    config = checkpoint["config"]
+    correction = Correction(config["model"]["channels"], **config["correction"])
+    correction.load_state_dict({k: v.float() for k, v in checkpoint["ema"].items()})
+    set_quantising(correction, True)
+    return correction.eval().requires_grad_(False)

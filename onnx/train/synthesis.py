@@ -13,7 +13,7 @@ import metrics
 from gptq import ROUNDING, compensate_part
 from model import LATENT_UNIT
 from quant import level_channels, set_quantising
-from refine import refined
+from refine import Refiner
 from run import Run, learning_rate, set_rates, smooth
 from train import distortion_of, optimisers
 
@@ -23,10 +23,10 @@ class Latents:
 
     def __init__(self, model, synthesis, crops, config, device):
         count, batch, loss = config["data"]["crops"], config["optimiser"]["batch"], config["loss"]
-        kept = []
+        kept, refiner = [], Refiner(model, synthesis, loss)
         for i in range(count // batch):
             pixels, level = crops.draw(batch), torch.rand(batch)
-            latent = refined(model, synthesis, self.shown(pixels, device), level.to(device), loss["refinement"] * (i % 2), loss)
+            latent = refiner(self.shown(pixels, device), level.to(device), loss["refinement"] * (i % 2)).latent
             kept.append((pixels, level, torch.round(latent / LATENT_UNIT).to(torch.int16).cpu()))
         self.pixels, self.level, self.latent = map(torch.cat, zip(*kept))
 

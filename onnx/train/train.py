@@ -35,7 +35,7 @@ def optimisers(model, o):
         is_matrix = p.dim() == 4 and p.shape[2] == 1 and p.shape[1] > 1 and "scale_map" not in name
         (matrices if is_matrix and o["kind"] == "muon" else rest).append(p)
     # Logarithms of gains and scales have far to go: small networks around them settle sooner.
-    tables = [p for p in rest if p.dim() == 2 and p.shape[0] == model.anchors]
+    tables = [p for p in rest if p.dim() == 2 and p.shape[0] == getattr(model, "anchors", None)]
     others = [p for p in rest if all(p is not t for t in tables)]
     groups = [{"params": others}, {"params": tables, "lr": 4 * o["adam"]}]
     result = {"adam": torch.optim.Adam(groups, lr=o["adam"], betas=(0.9, 0.99))}

@@ -57,7 +57,11 @@ pub(super) fn picture_from_bytes(
             if has_alpha {
                 alpha = Some(Alpha::Eight(buffer.iter().skip(channels).step_by(step).copied().collect()));
             }
-            eight = buffer.chunks_exact(step).flat_map(|pixel| &pixel[..channels]).copied().collect();
+            eight = if has_alpha {
+                buffer.chunks_exact(step).flat_map(|pixel| &pixel[..channels]).copied().collect()
+            } else {
+                buffer.to_vec()
+            };
         }
         2 => {
             let sample = |b: &[u8]| u16::from_ne_bytes([b[0], b[1]]);

@@ -35,14 +35,9 @@ pub(crate) fn analyse(
     let margin = MARGIN_PIXELS.div_ceil(stride);
     let window = Rect { height: padded.height, width: padded.width, ..tile }.grown(margin, whole);
     let (height, width) = (window.height * stride, window.width * stride);
-    let pixels = gather(
-        picture,
-        window.y * stride,
-        window.x * stride,
-        height,
-        width,
-        model.bundle().manifest().pixels.range,
-    );
+    let mut pixels = vec![0.0; 3 * height * width];
+    let corner = (window.y * stride, window.x * stride);
+    gather(picture, corner, width, model.bundle().manifest().pixels.range, &mut pixels);
     let shape = [1, 3, height, width];
     let input = &graph.inputs()[0].name;
     let outputs: Vec<&str> = graph.outputs().iter().take(2).map(|output| output.name.as_str()).collect();
@@ -65,13 +60,14 @@ pub(crate) fn analyse(
         )));
     }
     let settings = &model.bundle().manifest().latent;
-    // The tile out of the window, each value given by its channel and what the graph returned.
-    let tile_of = |values: &[f32], value: &dyn Fn(usize, f32) -> f32| {
+    // The tile out of the window, less what it is shifted by and times what it is scaled by.
+    let tile_of = |values: &[f32], scaled: &dyn Fn(usize) -> (f32, f32)| {
         let mut result = Vec::with_capacity(channels * padded.area());
         for c in 0..channels {
+            let (shift, scale) = scaled(c);
             for y in 0..padded.height {
                 let from = (c * window.height + y + tile.y - window.y) * window.width + tile.x - window.x;
-                result.extend(values[from..from + padded.width].iter().map(|v| value(c, *v)));
+                result.extend(values[from..from + padded.width].iter().map(|v| (v - shift) * scale));
             }
         }
         if result.iter().any(|v| !v.is_finite()) {
@@ -79,35 +75,49 @@ pub(crate) fn analyse(
         }
         Ok(result)
     };
-    let scaled = |c: usize, v: f32| (v - settings.shift.at(c)) * settings.scale.at(c);
-    let latent = tile_of(&latent.into_f32()?, &scaled)?;
-    let log_scaled = |c: usize, v: f32| v + 2.0 * settings.scale.at(c).ln();
+    let latent = tile_of(&latent.into_f32()?, &|c| (settings.shift.at(c), settings.scale.at(c)))?;
     let log_variance = match log_variance {
-        Some(values) => Some(tile_of(&values.into_f32()?, &log_scaled)?),
+        Some(values) => Some(tile_of(&values.into_f32()?, &|c| (-2.0 * settings.scale.at(c).ln(), 1.0))?),
         None => None,
     };
     Ok(Analysed { latent, log_variance })
 }
 
-/// Pixels of a rectangle as (3, H, W) in `range`; outside the picture its border repeats.
-fn gather(picture: &Picture, y0: usize, x0: usize, height: usize, width: usize, range: [f32; 2]) -> Vec<f32> {
+/// Pixels of a rectangle, whose corner is at `x0` and `y0` within the picture, as `planes` (3, H, W) of lines of `width`, in `range`;
+/// outside the picture its border repeats.
+pub(super) fn gather(
+    picture: &Picture,
+    (y0, x0): (usize, usize),
+    width: usize,
+    range: [f32; 2],
+    planes: &mut [f32],
+) {
     let scale = (range[1] - range[0]) / 255.0;
     let channels = picture.colour().channels();
-    let last = picture.width() as usize - 1;
-    let mut planes = vec![0.0; 3 * height * width];
-    let (red, rest) = planes.split_at_mut(height * width);
-    let (green, blue) = rest.split_at_mut(height * width);
-    for y in 0..height {
-        let row = picture.rgb_row(y0 + y);
-        for x in 0..width {
-            let at = (x0 + x).min(last) * channels;
-            let value = |i: usize| f32::from(row[at + i]) * scale + range[0];
-            let to = y * width + x;
-            (red[to], green[to], blue[to]) = match picture.colour() {
-                Colour::Rgb => (value(0), value(1), value(2)),
-                Colour::Grey => (value(0), value(0), value(0)),
-            };
+    let columns = width.min(picture.width() as usize - x0);
+    let (red, rest) = planes.split_at_mut(planes.len() / 3);
+    let (green, blue) = rest.split_at_mut(rest.len() / 2);
+    let lines =
+        red.chunks_exact_mut(width).zip(green.chunks_exact_mut(width)).zip(blue.chunks_exact_mut(width));
+    let value = |level: u8| f32::from(level) * scale + range[0];
+    for (y, ((red, green), blue)) in lines.enumerate() {
+        let row = &picture.rgb_row(y0 + y)[x0 * channels..][..columns * channels];
+        match picture.colour() {
+            Colour::Rgb => {
+                let values = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
+                for (((red, green), blue), pixel) in values.zip(row.chunks_exact(3)) {
+                    (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
+                }
+            }
+            Colour::Grey => {
+                red.iter_mut().zip(row).for_each(|(to, &level)| *to = value(level));
+                green.copy_from_slice(red);
+                blue.copy_from_slice(red);
+            }
+        }
+        for line in [red, green, blue] {
+            let last = line[columns - 1];
+            line[columns..].fill(last);
         }
     }
-    planes
 }

@@ -77,7 +77,7 @@ impl<'a> Analysed<'a> {
     /// [`Error::Parameter`] for bad options, and for a model without trained tables: only those can code changes. [`Error::Model`].
     pub fn new(model: &'a Model, picture: &'a Picture, options: &EncodeOptions) -> Result<Self, Error> {
         check(model)?;
-        Ok(Analysed(Encoder::checked(model, picture, options)?))
+        Ok(Analysed(Encoder::checked(model, picture, &options.uncorrected())?))
     }
 
     /// The file: a delta picture if there is a picture `before` of the same size, model and depth of alpha, else a key picture. And what

@@ -57,9 +57,10 @@ const DEFAULT_QUALITY: u8 = 50;
 const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
-/// From this effort on, the latents of a bit-exact bundle are refined: steps for each effort from here.
-const REFINING_EFFORT: u8 = 6;
-const REFINING_STEPS: [usize; 4] = [3, 6, 12, 24];
+/// From this effort on, the latents of a bit-exact bundle are refined: corrected, and so many steps down the gradient for each effort
+/// from here.
+const REFINING_EFFORT: u8 = 5;
+const REFINING_STEPS: [usize; 5] = [0, 3, 6, 12, 24];
 /// From this effort on, the encoder decodes candidates to find how to denoise.
 const SEARCHING_EFFORT: u8 = 8;
 /// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
@@ -76,8 +77,9 @@ pub struct EncodeOptions {
     /// Quality or size.
     pub rate: Rate,
     /// 1 (fastest) to 9: how hard to look for fewer bits. Below 3 latents are rounded to the nearest symbol; from there on
-    /// rounding is rate-distortion optimised. From 6 on latents of the built-in model are refined by the gradient of the
-    /// distortion, in 3, 6, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures are not.
+    /// rounding is rate-distortion optimised. From 5 on latents of the built-in model are decoded once and corrected, and from 6
+    /// on refined by the gradient of the distortion, in 3, 6, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures
+    /// are not.
     pub effort: u8,
     /// Threads; 0 is as many as there are processors.
     pub threads: usize,
@@ -213,9 +215,15 @@ impl EncodeOptions {
         if self.effort < OPTIMISING_EFFORT { 0.0 } else { STRENGTH }
     }
 
-    /// How often a latent is refined.
-    fn refining_steps(&self) -> usize {
-        self.effort.checked_sub(REFINING_EFFORT).map_or(0, |at| REFINING_STEPS[usize::from(at)])
+    /// For a sequence: a delta picture is not corrected, so that after a key picture that was it costs more than the correction saves.
+    pub(crate) fn uncorrected(&self) -> Self {
+        let effort = if self.refining_steps() == Some(0) { self.effort - 1 } else { self.effort };
+        EncodeOptions { effort, ..self.clone() }
+    }
+
+    /// How often a latent goes down the gradient after it is corrected; `None` where it stays what the analysis says.
+    fn refining_steps(&self) -> Option<usize> {
+        self.effort.checked_sub(REFINING_EFFORT).map(|at| REFINING_STEPS[usize::from(at)])
     }
 }
 
@@ -402,14 +410,14 @@ impl<'a> Encoder<'a> {
                 self.file(self.point(quality, strength, &coder), &coder, before, steps)
             }
         };
-        let steps = if before.is_none() { options.refining_steps() } else { 0 };
+        let steps = options.refining_steps().filter(|_| before.is_none());
         let file = in_steps(steps);
         let of_size = |bytes| {
-            if steps == 0 {
+            if steps.is_none() {
                 return rate::search(&file, bytes, strength, None);
             }
             // A refined file is little larger or smaller than the other of its quality, and takes up to a hundred times as long.
-            let guess = match rate::search(&in_steps(0), bytes, strength, None) {
+            let guess = match rate::search(&in_steps(None), bytes, strength, None) {
                 Ok(plain) => plain.encoded.quality,
                 Err(Error::Target { .. }) => 0,
                 Err(error) => return Err(error),
@@ -452,7 +460,13 @@ impl<'a> Encoder<'a> {
     }
 
     /// The whole file, its latent refined in so many `steps`. `coder` is the one of the point's quality: to find it takes long.
-    fn file(&self, point: Point, coder: &Coder, before: Option<&Kept>, steps: usize) -> Result<Coded, Error> {
+    fn file(
+        &self,
+        point: Point,
+        coder: &Coder,
+        before: Option<&Kept>,
+        steps: Option<usize>,
+    ) -> Result<Coded, Error> {
         let header = Header {
             length: 0,
             width: self.picture.width() as u16,
@@ -494,8 +508,8 @@ impl<'a> Encoder<'a> {
         if let Some(alpha) = self.alpha.as_ref().filter(|&alpha| Some(alpha) != old) {
             writer.push(chunk_type::ALPHA, alpha.clone());
         }
-        let refined = match (self.model.tables(), &self.hyper) {
-            (Some(tables), Some(hyper)) if steps > 0 => self.refined(tables, hyper, point, steps)?,
+        let refined = match (self.model.tables(), &self.hyper, steps) {
+            (Some(tables), Some(hyper), Some(steps)) => self.refined(tables, hyper, point, steps)?,
             _ => None,
         };
         let coded = parallel::map(&self.tiles, self.tiles_at_once, |tile, (rect, latent)| {
@@ -557,14 +571,14 @@ impl<'a> Encoder<'a> {
         point: Point,
         steps: usize,
     ) -> Result<Option<(Vec<Target>, Point)>, Error> {
-        if !self.model.bundle().manifest().pixels.exact {
+        let bundle = self.model.bundle();
+        if !bundle.manifest().pixels.exact || (steps == 0 && !bundle.has(role::CORRECTION)) {
             return Ok(None);
         }
         let mut targets = parallel::map(&self.tiles, self.tiles_at_once, |_, (rect, latent)| {
             hyper.target(tables, point.quality, rect.grid(), latent)
         })?;
         let tiles: Vec<Rect> = self.tiles.iter().map(|(rect, _)| *rect).collect();
-        let point = Point { strength: REFINED * point.strength, ..point };
         let refinement = Refinement {
             model: self.model,
             tables,
@@ -574,8 +588,12 @@ impl<'a> Encoder<'a> {
             at_once: self.tiles_at_once,
             progress: &self.options.progress,
         };
+        let point = Point { strength: REFINED * point.strength, ..point };
         let is_refined = refinement.refine(point.quality, steps, &mut targets, |grid, target| {
-            Ok(trained_tile(tables, grid, target, point)?.1.latent)
+            let Target { scaled, hyper, mean } = target;
+            tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
+                Ok(quantise(scaled[at] - mean as f32 / 16.0, table, point.strength))
+            })
         })?;
         Ok(is_refined.then_some((targets, point)))
     }
@@ -626,7 +644,7 @@ impl<'a> Encoder<'a> {
     fn search(&self, point: Point, coarser: bool) -> Result<Encoded, Error> {
         const COARSER: [u8; 4] = [0, 2, 4, 8];
         let plain =
-            self.file(Point { denoising: None, ..point }, &self.coder(point.quality), None, 0)?.encoded;
+            self.file(Point { denoising: None, ..point }, &self.coder(point.quality), None, None)?.encoded;
         let allowed = self.distance(&plain.bytes)?;
         let mut best = plain;
         let qualities = COARSER.iter().filter_map(|by| point.quality.checked_sub(*by));
@@ -641,7 +659,7 @@ impl<'a> Encoder<'a> {
                     round * candidates.len() + done,
                     COARSER.len() * candidates.len(),
                 )?;
-                let file = self.file(candidate, &coder, None, 0)?.encoded;
+                let file = self.file(candidate, &coder, None, None)?.encoded;
                 let distance = self.distance(&file.bytes)?;
                 if distance < nearest.0 {
                     nearest = (distance, Some(file));

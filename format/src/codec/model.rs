@@ -168,7 +168,12 @@ impl Model {
     ///
     /// [`Error::Model`] where the engine or a graph fails.
     pub fn warm_up_encoder(&self) -> Result<(), Error> {
-        self.load(role::ANALYSIS, &[role::HYPER_ANALYSIS, role::HYPER_SYNTHESIS])
+        self.load(role::ANALYSIS, &[role::HYPER_ANALYSIS, role::HYPER_SYNTHESIS])?;
+        if self.bundle.has(role::CORRECTION) {
+            self.load(role::SYNTHESIS, &[role::CORRECTION])
+        } else {
+            Ok(())
+        }
     }
 
     /// Loads a graph, and those that only a model with tables has, as a run on all threads will ask for them.

@@ -3,16 +3,20 @@
 //!
 //! The analysis is one small network for all pictures, and does not know how the symbols come out. The gradient does: it is taken at
 //! what the decoder will see. Yang, Bamler and Mandt 2020 ("Improving inference for neural image compression") optimise latents so;
-//! the rate is left to the rounding here, which weighs it anyway.
+//! the rate is left to the rounding here, which weighs it anyway. Where there is time for one step alone, and not for the way back
+//! through the decoder, a network of the bundle says which way it would go.
+
+use std::borrow::Cow;
 
 use sdl_onnx::{Graph, Tensor, TensorView, role};
 
+use super::analysis::gather;
 use super::distortion::Source;
 use super::encode::Target;
 use super::model::Model;
 use super::plan;
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{Layout, part, windows};
+use super::synthesis::{Latent, Layout, part, run, windows};
 use super::tiles::Rect;
 use super::{decode::place, parallel};
 use crate::latent::trained::{Grid, Tables};
@@ -24,8 +28,13 @@ const RATES: [f32; 2] = [0.3, 0.08];
 /// No value goes further at a time, in symbols, times the rate.
 const FARTHEST: f32 = 1.0;
 
+/// Planes that the correction sees: red, green and blue of the picture, and of what is missing.
+const PLANES: usize = 6;
 /// Rows of the latent in one run of the synthesis: it keeps what passes through it, 100 bytes a pixel.
 const BAND: usize = 36;
+
+/// Latent positions around a window that the correction is given as well: two of its blocks see one further at stride 8, one at 16.
+const CORRECTION_MARGIN: usize = 2;
 
 /// What refines the latents of a picture.
 pub(super) struct Refinement<'a> {
@@ -38,9 +47,47 @@ pub(super) struct Refinement<'a> {
     pub progress: &'a Option<Progress>,
 }
 
+/// How the distortion changes with what the tiles are rounded from.
+struct Slopes<'a> {
+    /// The latent of each tile.
+    rounded: &'a [Vec<i16>],
+    /// The gradient by it, likewise.
+    gradients: &'a [Cow<'a, [f32]>],
+    /// Of each channel: what one symbol is to the latent, and to the gradient.
+    units: &'a [(f32, f32)],
+}
+
+impl Slopes<'_> {
+    /// Each value that is rounded, what rounding has done to it, and the gradient by it, all in symbols.
+    fn each(&self, targets: &mut [Target], mut act: impl FnMut(&mut f32, f32, f32)) {
+        for ((target, latent), gradient) in targets.iter_mut().zip(self.rounded).zip(self.gradients) {
+            let area = latent.len() / self.units.len();
+            let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area)).zip(self.units);
+            for (values, ((latent, gradient), (symbol, unit))) in
+                target.scaled.chunks_exact_mut(area).zip(planes)
+            {
+                for (value, (latent, slope)) in values.iter_mut().zip(latent.iter().zip(gradient)) {
+                    let error = f32::from(*latent) / symbol - *value;
+                    act(value, error, slope * unit);
+                }
+            }
+        }
+    }
+
+    /// How much of the gradient is along the errors of rounding: so many times each of them.
+    fn along_errors(&self, targets: &mut [Target]) -> f32 {
+        let (mut both, mut square) = (0.0, 0.0);
+        self.each(targets, |_, error, slope| {
+            both += f64::from(error * slope);
+            square += f64::from(error * error);
+        });
+        (both / square) as f32
+    }
+}
+
 impl Refinement<'_> {
-    /// Moves what the tiles are rounded from, `steps` times. `round` makes of a target the latent of its tile. `false` where nothing
-    /// was moved, because the engine has no gradients.
+    /// Moves what the tiles are rounded from: once as the correction of the bundle says, if it has one, then `steps` times down the
+    /// gradient, if the engine has that. `round` makes of a target the latent of its tile. `false` where nothing was moved.
     pub fn refine(
         &self,
         level: u8,
@@ -49,51 +96,54 @@ impl Refinement<'_> {
         round: impl Fn(Grid, &Target) -> Result<Vec<i16>, Error> + Sync,
     ) -> Result<bool, Error> {
         let graph = self.model.graph(role::SYNTHESIS, 1)?;
-        let mut curvature = None;
-        for step in 0..steps {
-            tell(self.progress, Stage::Refinement, step, steps)?;
+        let first = usize::from(!self.model.bundle().has(role::CORRECTION));
+        let (mut moved, mut curvature) = (false, None);
+        for step in first..=steps {
+            tell(self.progress, Stage::Refinement, step - first, steps + 1 - first)?;
             let rounded =
                 parallel::map(targets, self.at_once, |tile, target| round(self.tiles[tile].grid(), target))?;
             let parts = rounded.iter().map(Vec::as_slice);
             let latent = place(self.grid, self.tables.channels, self.tiles, parts);
-            let Some(gradient) = self.gradient(&*graph, &latent)? else { return Ok(false) };
-            let gradients: Vec<_> = self.tiles.iter().map(|rect| part(&gradient, self.grid, *rect)).collect();
-            // What each value is rounded from, what rounding has done to it, and the gradient by it, all in symbols.
-            let each = |targets: &mut [Target], act: &mut dyn FnMut(&mut f32, f32, f32)| {
-                for ((target, latent), gradient) in targets.iter_mut().zip(&rounded).zip(&gradients) {
-                    let area = latent.len() / self.tables.channels;
-                    let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area));
-                    for (c, (values, planes)) in target.scaled.chunks_exact_mut(area).zip(planes).enumerate()
-                    {
-                        let symbol = self.tables.symbol_size(level, c);
-                        for (value, (latent, slope)) in values.iter_mut().zip(planes.0.iter().zip(planes.1)) {
-                            let error = f32::from(*latent) / symbol - *value;
-                            act(value, error, slope * symbol);
-                        }
-                    }
-                }
+            let is_correction = step == 0;
+            let found = if is_correction {
+                Some(self.correction(&*graph, latent)?)
+            } else {
+                self.gradient(&*graph, &latent)?
             };
+            let Some(gradient) = found else { break };
+            let gradients: Vec<_> = self.tiles.iter().map(|rect| part(&gradient, self.grid, *rect)).collect();
+            let of_channel = |c| {
+                let symbol = self.tables.symbol_size(level, c);
+                // The correction speaks of what the analysis returns.
+                (symbol, if is_correction { self.tables.gain(level, c) } else { symbol })
+            };
+            let units: Vec<_> = (0..self.tables.channels).map(of_channel).collect();
+            let slopes = Slopes { rounded: &rounded, gradients: &gradients, units: &units };
             // The gradient has a part that is of rounding itself: so many times the error. Whether that was worth its bits the
             // rounding has judged; the rest is what the analysis could not know.
-            let curvature = *curvature.get_or_insert_with(|| {
-                let (mut both, mut square) = (0.0, 0.0);
-                each(targets, &mut |_, error, slope| {
-                    both += f64::from(error * slope);
-                    square += f64::from(error * error);
-                });
-                (both / square) as f32
-            });
+            let mut measured = || slopes.along_errors(targets);
+            let along = if is_correction { measured() } else { *curvature.get_or_insert_with(measured) };
             // As in a picture of one colour, which is decoded to its last level.
-            if !(curvature.is_normal() && curvature > 0.0) {
+            if is_correction && !along.is_finite() {
+                continue;
+            }
+            if !is_correction && (along <= 0.0 || !along.is_normal()) {
                 break;
             }
-            let [first, last] = RATES;
-            let rate = first * (last / first).powf(step as f32 / steps.saturating_sub(1).max(1) as f32);
-            each(targets, &mut |value, error, slope| {
-                *value -= rate * (slope / curvature - error).clamp(-FARTHEST, FARTHEST);
+            // The correction says how far it is, the gradient how steep.
+            let (rate, steepness) = if is_correction {
+                (1.0, 1.0)
+            } else {
+                let [first, last] = RATES;
+                let done = (step - 1) as f32 / steps.saturating_sub(1).max(1) as f32;
+                (first * (last / first).powf(done), along)
+            };
+            slopes.each(targets, |value, error, slope| {
+                *value -= rate * ((slope - along * error) / steepness).clamp(-FARTHEST, FARTHEST);
             });
+            moved = true;
         }
-        Ok(true)
+        Ok(moved)
     }
 
     /// The gradient of the distortion by each value of the latent, (C, H, W); `None` where the engine has none.
@@ -124,6 +174,74 @@ impl Refinement<'_> {
             }
         }
         Ok(Some(whole))
+    }
+
+    /// What each value of the latent should have less of, (C, H, W), as the correction says.
+    fn correction(&self, synthesis: &dyn Graph, latent: Vec<i16>) -> Result<Vec<f32>, Error> {
+        let graph = self.model.graph(role::CORRECTION, 1)?;
+        let windows = windows(self.model, self.grid, self.grid.height.div_ceil(BAND));
+        let channels = self.tables.channels;
+        let latent = Latent::Exact(latent);
+        let parts = parallel::map(&windows, self.at_once, |_, window| {
+            let outer = window.grown(CORRECTION_MARGIN, self.grid);
+            let planes = self.planes(synthesis, &latent, outer)?;
+            let stride = self.model.stride();
+            let shape = [1, PLANES, outer.height * stride, outer.width * stride];
+            let inputs = [(graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &planes)?)];
+            let found = graph.run(&inputs, &[&graph.outputs()[0].name])?.into_iter().next();
+            let found = found.ok_or_else(|| Error::corrupt("the correction graph returned nothing"))?;
+            if found.shape() != [1, channels, outer.height, outer.width] {
+                return Err(Error::corrupt(format!(
+                    "the correction graph returned {:?} for a latent of {channels}x{}x{}",
+                    found.shape(),
+                    outer.height,
+                    outer.width
+                )));
+            }
+            Ok((outer, found.into_f32()?))
+        })?;
+        let mut whole = vec![0.0; channels * self.grid.area()];
+        for (window, (outer, found)) in windows.iter().zip(parts) {
+            for (c, plane) in found.chunks_exact(outer.grid().area()).enumerate() {
+                let rows = plane.chunks_exact(outer.width).skip(window.y - outer.y).take(window.height);
+                for (y, row) in rows.enumerate() {
+                    let at = (c * self.grid.height + window.y + y) * self.grid.width + window.x;
+                    let row = &row[window.x - outer.x..][..window.width];
+                    whole[at..][..window.width].iter_mut().zip(row).for_each(|(to, way)| *to = -way);
+                }
+            }
+        }
+        Ok(whole)
+    }
+
+    /// What the correction sees of a window: the picture, as the analysis does, and what is missing from it when `latent` is decoded.
+    fn planes(&self, synthesis: &dyn Graph, latent: &Latent, window: Rect) -> Result<Vec<f32>, Error> {
+        // Without a margin of its own: what is missing at the edge is thrown away, and next to it need not be so exact.
+        let (layout, levels) = run(self.model, synthesis, latent, self.grid, window)?;
+        let levels = levels.rounded();
+        let stride = self.model.stride();
+        let (height, width) = (window.height * stride, window.width * stride);
+        let (top, left) = (window.y * stride, window.x * stride);
+        let range = self.model.bundle().manifest().pixels.range;
+        let mut planes = vec![0.0; PLANES * height * width];
+        let (picture, missing) = planes.split_at_mut(3 * height * width);
+        gather(self.picture, (top, left), width, range, picture);
+        let of_level = (range[1] - range[0]) / 255.0;
+        // What is outside of the picture nobody sees.
+        let rows = height.min(self.picture.height() as usize - top);
+        let columns = width.min(self.picture.width() as usize - left);
+        let mut line = vec![0; 3 * width];
+        for y in 0..rows {
+            layout.row(&levels, y, &mut line);
+            for c in 0..3 {
+                let at = (c * height + y) * width;
+                let values = missing[at..][..columns].iter_mut().zip(&picture[at..]);
+                for ((missing, value), level) in values.zip(line[c..].iter().step_by(3)) {
+                    *missing = value - range[0] - f32::from(*level) * of_level;
+                }
+            }
+        }
+        Ok(planes)
     }
 
     /// The gradient by what the synthesis graph returned for `outer`, of the pixels in `window`. What is not as the manifest says has

@@ -105,7 +105,7 @@ impl Levels {
         }
     }
 
-    fn rounded(self) -> Elements<u8> {
+    pub fn rounded(self) -> Elements<u8> {
         match self {
             Levels::Bytes(bytes) => bytes,
             Levels::Fine(values) => {

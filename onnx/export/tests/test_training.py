@@ -18,6 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(ROOT / "onnx" / "train"))
 import carry  # noqa: E402
+import correction  # noqa: E402
 import data  # noqa: E402
 import dormant  # noqa: E402
 import entropy  # noqa: E402
@@ -98,6 +99,22 @@ def command(monkeypatch, module, **options):
     called(monkeypatch, module, **options, threads=1, device="cpu")
 
 
+def exported(monkeypatch, checkpoint, place, out, **options):
+    """The files of the bundle that a checkpoint becomes."""
+    monkeypatch.setattr(export.data, "load_shards", lambda *_, **__: [torch.randint(0, 256, (560, 560, 3), dtype=torch.uint8)])
+    called(monkeypatch, export, checkpoint=checkpoint, images=place, out=out, crops=8, **options)
+    return {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def packed(monkeypatch, trained, place, folder):
+    """The files of the small model's bundle, and the bundle."""
+    files = exported(monkeypatch, trained / "weights.pt", place, folder / "before", generation=6)
+    with zipfile.ZipFile(folder / "before.sdlm", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return files, folder / "before.sdlm"
+
+
 def weights(path):
     return torch.load(path, weights_only=True)["ema"]
 
@@ -150,19 +167,8 @@ def test_an_encoder_is_trained_alone_and_the_bundle_keeps_its_decoder(place, tra
     assert all(name.startswith("analysis.early.1.") for name in new.keys() - old.keys())
     assert new["analysis.early.1.b.weight"].abs().max() > 0 and new["analysis.early.1.out1.scale"] > 0
 
-    def exported(checkpoint, *source):
-        out = tmp_path / checkpoint.parent.name
-        monkeypatch.setattr(export.data, "load_shards", lambda *_, **__: [torch.randint(0, 256, (560, 560, 3), dtype=torch.uint8)])
-        words = ["--checkpoint", checkpoint, "--images", place, "--out", out, "--crops", 8, *source]
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
-        export.main()
-        return {file.name: file.read_bytes() for file in out.iterdir()}
-
-    before = exported(trained / "weights.pt", "--generation", 6)
-    with zipfile.ZipFile(tmp_path / "before.sdlm", "w") as packed:
-        for name, content in before.items():
-            packed.writestr(name, content)
-    after = exported(place / "encoder" / "weights.pt", "--bundle", tmp_path / "before.sdlm")
+    before, bundle = packed(monkeypatch, trained, place, tmp_path)
+    after = exported(monkeypatch, place / "encoder" / "weights.pt", place, tmp_path / "encoder", bundle=bundle)
     changed = {name for name in before if before[name] != after[name]}
     assert before.keys() == after.keys() and changed == {"analysis.onnx", "hyper_analysis.onnx", "tables.bin"}
     gains = 4 * train.Model(**SMALL["model"]).channels * tables.LEVELS
@@ -173,8 +179,36 @@ def test_an_encoder_is_trained_alone_and_the_bundle_keeps_its_decoder(place, tra
     other["ema"]["log_ungain"] += 0.5
     torch.save(other, place / "other.pt")
     with pytest.raises(SystemExit, match="not of the same decoder"):
-        exported(place / "other.pt", "--bundle", tmp_path / "before.sdlm")
-    assert not (tmp_path / place.name).exists()
+        exported(monkeypatch, place / "other.pt", place, tmp_path / "other", bundle=bundle)
+    assert not (tmp_path / "other").exists()
+    # Nor do those whose pixels are others.
+    other = torch.load(place / "encoder" / "weights.pt", weights_only=True)
+    other["ema"]["synthesis.head.bias"] += 0.1
+    torch.save(other, place / "other.pt")
+    with pytest.raises(AssertionError, match="synthesis differs"):
+        exported(monkeypatch, place / "other.pt", place, tmp_path / "other", bundle=bundle)
+
+
+def test_a_correction_learns_where_refinement_leads_and_goes_into_the_bundle(place, trained, monkeypatch, tmp_path):
+    shape = dict(width=16, depth=1, depthwise=12, hidden=24, early_depth=1)
+    config = configuration("correction.toml", SMALL | {"correction": shape, "optimiser": dict(batch=2), "loss": dict(refinement=2)}, place / "correction.toml")
+    tuned(monkeypatch, correction, place, "correction", 60, config=config, checkpoint=trained / "weights.pt", images=place)
+    *_, last = map(json.loads, (place / "correction" / "log.jsonl").read_text().splitlines())
+    print(last)
+    assert last["rounded"] > 0.1 and last["rounded"] > 0.9 * last["unrounded"]
+    path = place / "correction" / "weights.pt"
+    loaded = model.load_correction(path)
+    assert loaded.stem.quantising and loaded.in_down.scale > 0
+
+    before, bundle = packed(monkeypatch, trained, place, tmp_path)
+    after = exported(monkeypatch, trained / "weights.pt", place, tmp_path / "corrected", bundle=bundle, correction=path)
+    assert after.keys() - before.keys() == {"correction.onnx"}
+    assert {name for name in before if before[name] != after[name]} == {"bundle.toml"}
+    # Another one takes its place.
+    with zipfile.ZipFile(bundle, "w") as archive:
+        for name, content in after.items():
+            archive.writestr(name, content)
+    assert exported(monkeypatch, trained / "weights.pt", place, tmp_path / "again", bundle=bundle, correction=path) == after
 
 
 def test_a_grown_model_gives_back_more_and_is_what_it_was_where_the_new_channels_are_silent(monkeypatch):
@@ -348,7 +382,7 @@ def test_refined_latents_are_decoded_to_something_nearer(monkeypatch):
     whole = model.load(ROOT / "onnx" / "models" / "sdl-7.pt")
     photograph = torch.from_numpy(np.array(Image.open(ROOT / "tests" / "pictures" / "dog.png").convert("RGB")))
     x, level, c = data.Crops([photograph], 192, 4).batch(2), torch.tensor([0.4, 0.8]), run.configuration(ROOT / "onnx" / "train" / "synthesis.toml")["loss"]
-    plain, better = (refine.refined(whole, whole.synthesis, x, level, steps, c) for steps in (0, 4))
+    plain, better = (refine.Refiner(whole, whole.synthesis, c)(x, level, steps).latent for steps in (0, 4))
     with torch.no_grad():
         before, after = (train.distortion_of(whole.synthesis(latent), x, c)[0] for latent in (plain, better))
     assert (after < 0.94 * before).all()

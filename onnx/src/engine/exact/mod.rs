@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn weights_of_two_digits_are_those_of_floating_point() {
-        use rten_onnx::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
+        use rten_onnx::onnx::{DataType, TensorProto};
         let Some(isa) = kernel::Isa::find() else { return };
         let run = |graph: &rten_onnx::onnx::GraphProto| {
             let (program, inputs, outputs) = graph::compile(isa, graph)?;
@@ -286,64 +286,46 @@ mod tests {
         };
         let graph = &mut synthesis();
         let wanted = run(graph).unwrap();
-        // The first convolution's weights are in floating point, integers of up to 13 bits times a power of two.
-        let first = graph
-            .node
+        // The first convolution's weights are a sum of digits.
+        let maker = |graph: &rten_onnx::onnx::GraphProto, name: &str| {
+            graph.node.iter().find(|node| node.output[0] == name).unwrap().input.clone()
+        };
+        let first =
+            graph.node.iter().position(|node| node.input.first().is_some_and(|name| name == "latent"));
+        let first = first.unwrap();
+        let digits: Vec<[String; 2]> = maker(graph, &graph.node[first].input[1])
             .iter()
-            .position(|node| node.input.first().is_some_and(|name| name == "latent"))
-            .unwrap();
-        let weights = graph.node[first].input[1].clone();
-        let tensor =
-            graph.initializer.iter().find(|tensor| tensor.name.as_ref() == Some(&weights)).unwrap().clone();
-        let raw = tensor.raw_data.as_ref().unwrap().borrow().clone();
-        let values: Vec<f32> =
-            raw.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let outputs = tensor.dims[0] as usize;
-        let (mut digits, mut scales) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-        for row in values.chunks_exact(values.len() / outputs) {
-            let mut unit = (-60.0f32).exp2();
-            while unit < 1.0 && row.iter().all(|w| (w / (2.0 * unit)).fract() == 0.0) {
-                unit *= 2.0;
-            }
-            for w in row {
-                let integer = (w / unit) as i32;
-                let high = (integer + 64).div_euclid(128);
-                digits[0].push(i8::try_from(high).unwrap() as u8);
-                digits[1].push(i8::try_from(integer - 128 * high).unwrap() as u8);
-            }
-            scales[0].extend((128.0 * unit).to_le_bytes());
-            scales[1].extend(unit.to_le_bytes());
+            .map(|digit| maker(graph, digit).try_into().expect("integers and scales"))
+            .collect();
+        let tensor = |graph: &rten_onnx::onnx::GraphProto, name: &String| {
+            let tensor = graph.initializer.iter().find(|tensor| tensor.name.as_ref() == Some(name)).unwrap();
+            (tensor.dims.clone(), tensor.raw_data.as_ref().unwrap().borrow().to_vec())
+        };
+        let mut dims = Vec::new();
+        let mut sum: Vec<f32> = Vec::new();
+        for [integers, scales] in &digits {
+            let (shape, bytes) = tensor(graph, integers);
+            let (_, scales) = tensor(graph, scales);
+            let scales = scales.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            let rows = bytes.chunks_exact(bytes.len() / shape[0] as usize).zip(scales);
+            let values = rows.flat_map(|(row, scale)| row.iter().map(move |&b| f32::from(b as i8) * scale));
+            sum =
+                if sum.is_empty() { values.collect() } else { values.zip(sum).map(|(a, b)| a + b).collect() };
+            dims = shape;
         }
-        let constant = |name: String, kind, dims: Vec<i64>, raw: Vec<u8>| TensorProto {
-            name: Some(name),
-            data_type: Some(kind),
+        let float = TensorProto {
+            name: Some("float".to_owned()),
+            data_type: Some(DataType::FLOAT),
             dims,
-            raw_data: Some(raw.into()),
+            raw_data: Some(sum.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>().into()),
             ..Default::default()
         };
-        let node = |kind: &str, input: Vec<String>, output: &str| NodeProto {
-            op_type: Some(kind.to_owned()),
-            input,
-            output: vec![output.to_owned()],
-            ..Default::default()
-        };
-        let axis = AttributeProto { name: Some("axis".to_owned()), i: Some(0), ..Default::default() };
-        for (i, (digit, scale)) in digits.into_iter().zip(scales).enumerate() {
-            let names = ["q", "by", "zero"].map(|part| format!("{part} {i}"));
-            let [q, by, zero] = names.clone();
-            graph.initializer.push(constant(q, DataType::INT8, tensor.dims.clone(), digit));
-            graph.initializer.push(constant(by, DataType::FLOAT, vec![outputs as i64], scale));
-            graph.initializer.push(constant(zero, DataType::INT8, vec![outputs as i64], vec![0; outputs]));
-            let digit = node("DequantizeLinear", names.to_vec(), &format!("digit {i}"));
-            graph.node.insert(first, NodeProto { attribute: vec![axis.clone()], ..digit });
-        }
-        let both = ["digit 0", "digit 1"].map(str::to_owned).to_vec();
-        graph.node.insert(first + 2, node("Add", both, "sum"));
-        graph.node[first + 3].input[1] = "sum".to_owned();
-        graph.initializer.retain(|tensor| tensor.name.as_ref() != Some(&weights));
+        graph.initializer.push(float);
+        let sum = std::mem::replace(&mut graph.node[first].input[1], "float".to_owned());
         assert!(run(graph).expect("it is of the exact form") == wanted);
         // Digits of other shapes are not those of one weight.
-        let low = graph.initializer.iter_mut().find(|tensor| tensor.name.as_deref() == Some("q 1")).unwrap();
+        graph.node[first].input[1] = sum;
+        let low = graph.initializer.iter_mut().find(|t| t.name.as_ref() == Some(&digits[1][0])).unwrap();
         low.dims = vec![low.dims[0], low.dims[1] / 2, 2, 1];
         assert!(run(graph).is_none());
     }
