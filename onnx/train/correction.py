@@ -37,22 +37,18 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of a finished generation, quantised")
     p.add_argument("--weights", help="of an earlier run, to begin with")
-    Run.arguments(p)
-    args = p.parse_args()
-    run = Run(args)
-    config = run.config
+    run = Run.of(p)
+    args, config = run.args, run.config
     o, stages = config["optimiser"], config["stages"]
     crops = run.crops()
-    model = run.model(args.checkpoint).to(args.device, memory_format=torch.channels_last)
-    if not model.synthesis.stem.quantising:
-        raise SystemExit(f"{args.checkpoint} is not quantised yet")
+    model = run.quantised_model(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     # In floating point it takes half the time, and says nearly the same.
     for part in (model.analysis, model.synthesis):
         set_quantising(part, False)
     correction = Correction(model.channels, **config["correction"]).to(args.device, memory_format=torch.channels_last)
     if args.weights:
         kept = torch.load(args.weights, map_location=args.device, weights_only=False)["ema"]
-        correction.load_state_dict({name: w.float() for name, w in kept.items() if not name.endswith((".scale", ".seen"))}, strict=False)
+        correction.load_state_dict(correction.state_dict() | {name: w.float() for name, w in kept.items() if not name.endswith((".scale", ".seen"))})
     ema = copy.deepcopy(correction).requires_grad_(False)
     optims = optimisers(correction, o)
     state = run.resume({"correction": correction, "ema": ema, **optims}, {"mean": None})

@@ -38,10 +38,8 @@ def rate(model, y, level, c):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised")
-    Run.arguments(p)
-    args = p.parse_args()
-    run = Run(args)
-    config = run.config
+    run = Run.of(p)
+    args, config = run.args, run.config
     o, stages = config["optimiser"], config["stages"]
     crops = run.crops()
     model = run.model(args.checkpoint).to(args.device)

@@ -165,15 +165,11 @@ def main():
     p.add_argument("--checkpoint", required=True, help="of train.py, quantised: the encoder and the first weights")
     p.add_argument("--features", required=True, help="squeezenet11_distance.onnx")
     p.add_argument("--earlier", nargs=2, metavar=("NATURAL", "CHECKPOINT"), help="the natural decoder of the generation before, and what it was tuned from: begin with what it has learnt")
-    Run.arguments(p)
-    args = p.parse_args()
-    run = Run(args)
-    config = run.config
+    run = Run.of(p)
+    args, config = run.args, run.config
     o, weights = config["optimiser"], config["loss"]
 
-    model = run.model(args.checkpoint)
-    if not model.synthesis.stem.quantising:
-        raise SystemExit(f"{args.checkpoint} is not quantised yet: natural is tuned in the exact form")
+    model = run.quantised_model(args.checkpoint)
     crops, held = encode(model, args, config)
     # Channels last: a third less time on a CPU.
     fidelity = model.synthesis.to(args.device, memory_format=torch.channels_last)

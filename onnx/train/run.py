@@ -66,8 +66,9 @@ def write(path, value):
 
 
 class Run:
-    @staticmethod
-    def arguments(p):
+    @classmethod
+    def of(cls, p):
+        """The run that the command line says, whose own options `p` has already."""
         p.add_argument("--config", required=True)
         p.add_argument("--images", required=True, help="folder of shard-*.tar")
         p.add_argument("--out", required=True, help="folder of the run; if it has a state, the run goes on from there")
@@ -79,6 +80,7 @@ class Run:
         p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         p.add_argument("--precision", choices=["bf16", "fp32"], help="of convolutions in floating point; default: bf16 where the device has matrix units")
         p.add_argument("--compile", action="store_true", help="compile the networks: three times the speed on a CPU, after minutes")
+        return cls(p.parse_args())
 
     def __init__(self, args):
         config = configuration(args.config)
@@ -104,6 +106,13 @@ class Run:
         """The model of a checkpoint. What the run saves has its shape, of which a configuration need not know."""
         model = load(checkpoint)
         self.config["model"] = model.shape
+        return model
+
+    def quantised_model(self, checkpoint):
+        """The same of one that has its scales already: what is trained now takes them for granted."""
+        model = self.model(checkpoint)
+        if not model.synthesis.stem.quantising:
+            raise SystemExit(f"{checkpoint} is not quantised yet")
         return model
 
     def autocast(self):

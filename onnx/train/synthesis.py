@@ -43,15 +43,11 @@ class Latents:
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", required=True, help="of train.py or entropy.py, quantised")
-    Run.arguments(p)
-    args = p.parse_args()
-    run = Run(args)
-    config = run.config
+    run = Run.of(p)
+    args, config = run.args, run.config
     o, stages, c = config["optimiser"], config["stages"], config["loss"]
     crops = run.crops()
-    model = run.model(args.checkpoint).to(args.device, memory_format=torch.channels_last)
-    if not model.synthesis.stem.quantising:
-        raise SystemExit(f"{args.checkpoint} is not quantised yet")
+    model = run.quantised_model(args.checkpoint).to(args.device, memory_format=torch.channels_last)
     set_quantising(model.synthesis, True, weights=False)
     forward = run.forward(model.synthesis)
     if args.compile:

@@ -117,10 +117,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", help="checkpoint of an earlier run to begin with; the schedule starts anew")
     p.add_argument("--decoder", help="checkpoint of a finished generation, quantised: its decoder is kept, and the encoder trained alone; needs --weights")
-    Run.arguments(p)
-    args = p.parse_args()
-    run = Run(args)
-    config = run.config
+    run = Run.of(p)
+    args, config = run.args, run.config
     o, stages = config["optimiser"], config["stages"]
     crops = run.crops()
     model = Model(**config["model"]).to(args.device).to(memory_format=torch.channels_last)

@@ -52,17 +52,17 @@ struct Slopes<'a> {
     /// The latent of each tile.
     rounded: &'a [Vec<i16>],
     /// The gradient by it, likewise.
-    gradients: &'a [Cow<'a, [f32]>],
+    gradients: Vec<Cow<'a, [f32]>>,
     /// Of each channel: what one symbol is to the latent, and to the gradient.
-    units: &'a [(f32, f32)],
+    units: Vec<(f32, f32)>,
 }
 
 impl Slopes<'_> {
     /// Each value that is rounded, what rounding has done to it, and the gradient by it, all in symbols.
     fn each(&self, targets: &mut [Target], mut act: impl FnMut(&mut f32, f32, f32)) {
-        for ((target, latent), gradient) in targets.iter_mut().zip(self.rounded).zip(self.gradients) {
+        for ((target, latent), gradient) in targets.iter_mut().zip(self.rounded).zip(&self.gradients) {
             let area = latent.len() / self.units.len();
-            let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area)).zip(self.units);
+            let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area)).zip(&self.units);
             for (values, ((latent, gradient), (symbol, unit))) in
                 target.scaled.chunks_exact_mut(area).zip(planes)
             {
@@ -74,7 +74,7 @@ impl Slopes<'_> {
         }
     }
 
-    /// How much of the gradient is along the errors of rounding: so many times each of them.
+    /// The gradient has a part that is of rounding itself: so many times the error.
     fn along_errors(&self, targets: &mut [Target]) -> f32 {
         let (mut both, mut square) = (0.0, 0.0);
         self.each(targets, |_, error, slope| {
@@ -82,6 +82,14 @@ impl Slopes<'_> {
             square += f64::from(error * error);
         });
         (both / square) as f32
+    }
+
+    /// Moves each value down the gradient, without the part of it that is `along` the errors: whether those were worth their bits the
+    /// rounding has judged, the rest is what the analysis could not know.
+    fn descend(&self, targets: &mut [Target], along: f32, steepness: f32, rate: f32) {
+        self.each(targets, |value, error, slope| {
+            *value -= rate * ((slope - along * error) / steepness).clamp(-FARTHEST, FARTHEST);
+        });
     }
 }
 
@@ -96,54 +104,56 @@ impl Refinement<'_> {
         round: impl Fn(Grid, &Target) -> Result<Vec<i16>, Error> + Sync,
     ) -> Result<bool, Error> {
         let graph = self.model.graph(role::SYNTHESIS, 1)?;
-        let first = usize::from(!self.model.bundle().has(role::CORRECTION));
-        let (mut moved, mut curvature) = (false, None);
-        for step in first..=steps {
-            tell(self.progress, Stage::Refinement, step - first, steps + 1 - first)?;
+        let corrections = usize::from(self.model.bundle().has(role::CORRECTION));
+        let rounded = |step, targets: &[Target]| {
+            tell(self.progress, Stage::Refinement, step, corrections + steps)?;
             let rounded =
                 parallel::map(targets, self.at_once, |tile, target| round(self.tiles[tile].grid(), target))?;
             let parts = rounded.iter().map(Vec::as_slice);
             let latent = place(self.grid, self.tables.channels, self.tiles, parts);
-            let is_correction = step == 0;
-            let found = if is_correction {
-                Some(self.correction(&*graph, latent)?)
-            } else {
-                self.gradient(&*graph, &latent)?
-            };
-            let Some(gradient) = found else { break };
-            let gradients: Vec<_> = self.tiles.iter().map(|rect| part(&gradient, self.grid, *rect)).collect();
-            let of_channel = |c| {
-                let symbol = self.tables.symbol_size(level, c);
-                // The correction speaks of what the analysis returns.
-                (symbol, if is_correction { self.tables.gain(level, c) } else { symbol })
-            };
-            let units: Vec<_> = (0..self.tables.channels).map(of_channel).collect();
-            let slopes = Slopes { rounded: &rounded, gradients: &gradients, units: &units };
-            // The gradient has a part that is of rounding itself: so many times the error. Whether that was worth its bits the
-            // rounding has judged; the rest is what the analysis could not know.
-            let mut measured = || slopes.along_errors(targets);
-            let along = if is_correction { measured() } else { *curvature.get_or_insert_with(measured) };
-            // As in a picture of one colour, which is decoded to its last level.
-            if is_correction && !along.is_finite() {
-                continue;
+            Ok::<_, Error>((rounded, latent))
+        };
+        let mut moved = false;
+        if corrections > 0 {
+            let (rounded, latent) = rounded(0, targets)?;
+            // It speaks of what the analysis returns, and says how far it is.
+            let way = self.correction(&*graph, latent)?;
+            let slopes = self.slopes(level, &rounded, &way, |c| self.tables.gain(level, c));
+            let along = slopes.along_errors(targets);
+            if along.is_finite() {
+                slopes.descend(targets, along, 1.0, 1.0);
+                moved = true;
             }
-            if !is_correction && (along <= 0.0 || !along.is_normal()) {
+        }
+        let mut curvature = None;
+        for step in 0..steps {
+            let (rounded, latent) = rounded(corrections + step, targets)?;
+            let Some(gradient) = self.gradient(&*graph, &latent)? else { break };
+            let slopes = self.slopes(level, &rounded, &gradient, |c| self.tables.symbol_size(level, c));
+            let curvature = *curvature.get_or_insert_with(|| slopes.along_errors(targets));
+            // As in a picture of one colour, which is decoded to its last level.
+            if !(curvature.is_normal() && curvature > 0.0) {
                 break;
             }
-            // The correction says how far it is, the gradient how steep.
-            let (rate, steepness) = if is_correction {
-                (1.0, 1.0)
-            } else {
-                let [first, last] = RATES;
-                let done = (step - 1) as f32 / steps.saturating_sub(1).max(1) as f32;
-                (first * (last / first).powf(done), along)
-            };
-            slopes.each(targets, |value, error, slope| {
-                *value -= rate * ((slope - along * error) / steepness).clamp(-FARTHEST, FARTHEST);
-            });
+            let [first, last] = RATES;
+            let rate = first * (last / first).powf(step as f32 / steps.saturating_sub(1).max(1) as f32);
+            slopes.descend(targets, curvature, curvature, rate);
             moved = true;
         }
         Ok(moved)
+    }
+
+    /// A gradient of the whole latent, (C, H, W), as the tiles have it; `unit` is what a symbol of a channel is to it.
+    fn slopes<'a>(
+        &self,
+        level: u8,
+        rounded: &'a [Vec<i16>],
+        gradient: &'a [f32],
+        unit: impl Fn(usize) -> f32,
+    ) -> Slopes<'a> {
+        let units = (0..self.tables.channels).map(|c| (self.tables.symbol_size(level, c), unit(c)));
+        let gradients = self.tiles.iter().map(|rect| part(gradient, self.grid, *rect));
+        Slopes { rounded, gradients: gradients.collect(), units: units.collect() }
     }
 
     /// The gradient of the distortion by each value of the latent, (C, H, W); `None` where the engine has none.

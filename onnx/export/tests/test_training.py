@@ -194,7 +194,6 @@ def test_a_correction_learns_where_refinement_leads_and_goes_into_the_bundle(pla
     config = configuration("correction.toml", SMALL | {"correction": shape, "optimiser": dict(batch=2), "loss": dict(refinement=2)}, place / "correction.toml")
     tuned(monkeypatch, correction, place, "correction", 60, config=config, checkpoint=trained / "weights.pt", images=place)
     *_, last = map(json.loads, (place / "correction" / "log.jsonl").read_text().splitlines())
-    print(last)
     assert last["rounded"] > 0.1 and last["rounded"] > 0.9 * last["unrounded"]
     path = place / "correction" / "weights.pt"
     loaded = model.load_correction(path)
