@@ -179,12 +179,12 @@ def patches(conv, cin, size):
 
 
 def to_latent(a, name, taken, planes, given):
-    """The graph of an `Analysis` of so many planes, from `taken` to `given`."""
+    """The graph of an `Analysis` of so many planes, from `taken`, bytes with the planes last, to `given`."""
     g = Builder(name)
-    # The manifest's range brings pixels to (byte - 128) / 256.
-    byte = quant.Activation(True)
-    byte.scale.fill_(1 / 256)
-    x = g.conv8(g.activation(taken, byte), a.stem, 1 / 256, patch=8)
+    # (byte - 128) / 256
+    scale, zero = g.constant(np.float32(1 / 256), "scale"), g.constant(np.uint8(128), "zero")
+    x = g.node("DequantizeLinear", [g.channels_first(taken), scale, zero])
+    x = g.conv8(x, a.stem, 1 / 256, patch=8)
     x = g.begin_stream(x, a.stem.out_channels)
     for b in a.early:
         x = block8(g, x, b)
@@ -197,7 +197,7 @@ def to_latent(a, name, taken, planes, given):
     # The only sums that are not exact: an encoder may differ in the last bit.
     g.node("Conv", [g.to_grid(x), g.two_digits(q, scale), g.constant(array(a.head.bias), "b")], kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
     g.nodes[-1].output[0] = given
-    return g.model([(taken, TensorProto.FLOAT, [1, planes, "h", "w"])], [(given, TensorProto.FLOAT, [1, a.head.out_channels, "lh", "lw"])])
+    return g.model([(taken, TensorProto.UINT8, [1, "h", "w", planes])], [(given, TensorProto.FLOAT, [1, a.head.out_channels, "lh", "lw"])])
 
 
 def analysis(model):
@@ -355,8 +355,9 @@ def prove(model, out, pictures, decoders, encoders):
             # Something that is as small as what a decoder leaves missing.
             planes = torch.cat([255 * x - 128, 255 * (x - x.roll(1, 2))])[None].round().clamp(-128, 127) / 256
             for name, module in encoders.items():
-                some = planes[:, : module.stem.in_channels // 64].contiguous()
-                got = graphs[name].run(None, {graphs[name].get_inputs()[0].name: some.numpy()})[0]
+                some = planes[:, : module.stem.in_channels // 64]
+                levels = (256 * some + 128).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+                got = graphs[name].run(None, {graphs[name].get_inputs()[0].name: levels.numpy()})[0]
                 furthest = max(furthest, np.abs(got - module.of_planes(some).numpy()).max())
             for level in (0, 40, 100):
                 y, z, mean = tables.analyse(model, integers, x[None], level)

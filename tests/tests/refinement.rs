@@ -1,4 +1,4 @@
-//! Latents that are refined, by the bundle's correction at effort 6 and by the gradient from 7 on: better pictures for the same bytes, in
+//! Latents that are refined, by the bundle's correction at effort 5 and by the gradient from 6 on: better pictures for the same bytes, in
 //! files like all others.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -40,9 +40,9 @@ fn refined_pictures_are_nearer_for_the_same_bytes_and_more_effort_brings_more() 
         |file: &[u8]| psnr(decode(file, &options(Backend::Auto, 1)).unwrap().pixels(), picture.pixels());
     for quality in [20, 50, 80] {
         let mut gains = Vec::new();
-        for effort in [6, 7, 8, 9] {
+        for effort in [5, 6, 7, 9] {
             let refined = encode(&picture, at(quality, effort));
-            let size = EncodeOptions::default().with_target_size(refined.len() as u64 + 8);
+            let size = EncodeOptions::default().with_target_size(refined.len() as u64 + 8).with_effort(4);
             let plain = encode(&picture, size);
             gains.push(near(&refined) - near(&plain));
         }
@@ -57,7 +57,7 @@ fn every_kind_of_picture_can_be_refined() {
     let noise = checkerboard(64, 48);
     for picture in [gradient(1, 1), scene(5, 7), scene(17, 33), grey(&scene(90, 50)), flat, noise] {
         for quality in [0, 100] {
-            let [plain, corrected, refined] = [5, 6, 9].map(|effort| {
+            let [plain, corrected, refined] = [4, 5, 9].map(|effort| {
                 let file = encode(&picture, at(quality, effort));
                 let decoded = decode(&file, &options(Backend::Auto, 1)).unwrap();
                 (psnr(decoded.pixels(), picture.pixels()), file.len())
@@ -87,20 +87,20 @@ fn a_size_is_met_and_few_candidates_are_refined_for_it() {
             true
         });
         let of_size = EncodeOptions::default().with_target_size(size);
-        let file = encode(&picture, of_size.clone().with_effort(7).with_progress(progress));
+        let file = encode(&picture, of_size.clone().with_effort(6).with_progress(progress));
         assert!(file.len() as u64 <= size && file.len() as u64 > size * 9 / 10, "{} of {size}", file.len());
         let refined = refined.load(Ordering::Relaxed);
         println!("{size} bytes: {refined} candidates");
         assert!((2..=10).contains(&refined), "{refined} candidates for {size} bytes");
         let near =
             |file: &[u8]| psnr(decode(file, &options(Backend::Auto, 1)).unwrap().pixels(), picture.pixels());
-        assert!(near(&file) > near(&encode(&picture, of_size)));
+        assert!(near(&file) > near(&encode(&picture, of_size.with_effort(4))));
     }
     // What cannot be reached says so, and what is beyond the scale is quality 100.
-    let tiny = EncodeOptions::default().with_target_size(60).with_effort(7);
+    let tiny = EncodeOptions::default().with_target_size(60).with_effort(6);
     let error = encode_with(&built_in(Backend::Auto), &picture, &tiny).unwrap_err();
     assert!(matches!(error, Error::Target { asked: 60, .. }), "{error}");
-    let vast = EncodeOptions::default().with_target_size(1 << 20).with_effort(7);
+    let vast = EncodeOptions::default().with_target_size(1 << 20).with_effort(6);
     assert_eq!(encode_with(&built_in(Backend::Auto), &picture, &vast).unwrap().quality, 100);
 }
 
@@ -109,7 +109,7 @@ fn the_file_does_not_depend_on_the_number_of_threads() {
     // Several tiles and several windows of the synthesis, in both directions.
     for picture in [scene(40, 1300), scene(2200, 24)] {
         let model = built_in(Backend::Auto);
-        for effort in [6, 7] {
+        for effort in [5, 6] {
             let [one, three] = [1, 3].map(|threads| {
                 encode_with(&model, &picture, &at(30, effort).with_threads(threads)).unwrap().bytes
             });
@@ -126,7 +126,7 @@ fn an_engine_without_gradients_makes_the_file_of_a_smaller_effort() {
         let engine = RunOptions { backend, ..RunOptions::default() };
         let model = built_in(backend);
         let [plain, corrected, refined] =
-            [5, 6, 9].map(|effort| encode_with(&model, &picture, &at(50, effort)).unwrap().bytes);
+            [4, 5, 9].map(|effort| encode_with(&model, &picture, &at(50, effort)).unwrap().bytes);
         assert_eq!(corrected == refined, exact_engine(&engine).is_none(), "{backend}");
         // A correction every engine can run.
         assert!(plain != corrected, "{backend}");
@@ -143,7 +143,7 @@ fn whoever_is_told_of_the_steps_can_stop_them() {
         assert!(stage != Stage::Refinement || of == 4);
         !(stage == Stage::Refinement && done == 2)
     });
-    let result = encode_with(&built_in(Backend::Auto), &gradient(40, 40), &at(50, 7).with_progress(progress));
+    let result = encode_with(&built_in(Backend::Auto), &gradient(40, 40), &at(50, 6).with_progress(progress));
     assert!(matches!(result, Err(Error::Interrupted)));
 }
 
@@ -164,9 +164,9 @@ fn pictures_after_a_refined_one_stay_small() {
         (key, deltas, quality)
     };
     // Refined values are not what the analysis says of the next picture, and yet they count as unchanged.
-    let (plain, refined) = (total(5), total(9));
+    let (plain, refined) = (total(4), total(9));
     assert!(refined.1 < plain.1 * 3 / 2 && 5 * refined.1 < refined.0);
     assert!(refined.2 > plain.2 - 0.01);
     // A correction would save less than it costs afterwards.
-    assert_eq!(plain, total(6));
+    assert_eq!(plain, total(5));
 }

@@ -1,6 +1,6 @@
 //! Pixels to latent: the analysis graph on one tile at a time, with a margin of real pixels around it.
 
-use sdl_onnx::{Graph, TensorView};
+use sdl_onnx::{ElementType, Graph, Tensor, TensorView};
 
 use super::model::Model;
 use super::tiles::Rect;
@@ -35,13 +35,9 @@ pub(crate) fn analyse(
     let margin = MARGIN_PIXELS.div_ceil(stride);
     let window = Rect { height: padded.height, width: padded.width, ..tile }.grown(margin, whole);
     let (height, width) = (window.height * stride, window.width * stride);
-    let mut pixels = vec![0.0; 3 * height * width];
     let corner = (window.y * stride, window.x * stride);
-    gather(picture, corner, width, model.bundle().manifest().pixels.range, &mut pixels);
-    let shape = [1, 3, height, width];
-    let input = &graph.inputs()[0].name;
-    let outputs: Vec<&str> = graph.outputs().iter().take(2).map(|output| output.name.as_str()).collect();
-    let mut results = graph.run(&[(input, TensorView::f32(&shape, &pixels)?)], &outputs)?.into_iter();
+    let range = model.bundle().manifest().pixels.range;
+    let mut results = run(graph, picture, corner, (height, width), range)?.into_iter();
     let latent = results.next().ok_or_else(|| Error::corrupt("the analysis graph returned nothing"))?;
     let log_variance = results.next();
     let shape = latent.shape().to_vec();
@@ -83,15 +79,47 @@ pub(crate) fn analyse(
     Ok(Analysed { latent, log_variance })
 }
 
+/// What the graph says of a rectangle: it takes levels, (1, H, W, 3), or values in `range`, (1, 3, H, W).
+fn run(
+    graph: &dyn Graph,
+    picture: &Picture,
+    corner: (usize, usize),
+    (height, width): (usize, usize),
+    range: [f32; 2],
+) -> Result<Vec<Tensor>, Error> {
+    let input = &graph.inputs()[0];
+    let outputs: Vec<&str> = graph.outputs().iter().take(2).map(|output| output.name.as_str()).collect();
+    if input.element_type == Some(ElementType::U8) {
+        let mut pixels = vec![0; height * width * 3];
+        for (y, line) in pixels.chunks_exact_mut(width * 3).enumerate() {
+            levels(picture, (corner.0 + y, corner.1), line);
+        }
+        let shape = [1, height, width, 3];
+        return Ok(graph.run(&[(&input.name, TensorView::u8(&shape, &pixels)?)], &outputs)?);
+    }
+    let mut pixels = vec![0.0; 3 * height * width];
+    gather(picture, corner, width, range, &mut pixels);
+    let shape = [1, 3, height, width];
+    Ok(graph.run(&[(&input.name, TensorView::f32(&shape, &pixels)?)], &outputs)?)
+}
+
+/// The levels of a line, (W, 3), that begins at `x0` within the picture; outside the picture its border repeats.
+pub(super) fn levels(picture: &Picture, (y, x0): (usize, usize), line: &mut [u8]) {
+    let columns = (line.len() / 3).min(picture.width() as usize - x0);
+    let (inside, outside) = line.split_at_mut(3 * columns);
+    let row = picture.rgb_row(y);
+    match picture.colour() {
+        Colour::Rgb => inside.copy_from_slice(&row[3 * x0..][..3 * columns]),
+        Colour::Grey => inside.chunks_exact_mut(3).zip(&row[x0..]).for_each(|(to, &level)| to.fill(level)),
+    }
+    if let Some(last) = inside.last_chunk::<3>() {
+        outside.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(last));
+    }
+}
+
 /// Pixels of a rectangle, whose corner is at `x0` and `y0` within the picture, as `planes` (3, H, W) of lines of `width`, in `range`;
 /// outside the picture its border repeats.
-pub(super) fn gather(
-    picture: &Picture,
-    (y0, x0): (usize, usize),
-    width: usize,
-    range: [f32; 2],
-    planes: &mut [f32],
-) {
+fn gather(picture: &Picture, (y0, x0): (usize, usize), width: usize, range: [f32; 2], planes: &mut [f32]) {
     let scale = (range[1] - range[0]) / 255.0;
     let channels = picture.colour().channels();
     let columns = width.min(picture.width() as usize - x0);

@@ -59,8 +59,8 @@ const DEFAULT_EFFORT: u8 = 5;
 const OPTIMISING_EFFORT: u8 = 3;
 /// From this effort on, the latents of a bit-exact bundle are refined: corrected, and so many steps down the gradient for each effort
 /// from here.
-const REFINING_EFFORT: u8 = 6;
-const REFINING_STEPS: [usize; 4] = [0, 3, 12, 24];
+const REFINING_EFFORT: u8 = 5;
+const REFINING_STEPS: [usize; 5] = [0, 3, 6, 12, 24];
 /// From this effort on, the encoder decodes candidates to find how to denoise.
 const SEARCHING_EFFORT: u8 = 8;
 /// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
@@ -77,8 +77,8 @@ pub struct EncodeOptions {
     /// Quality or size.
     pub rate: Rate,
     /// 1 (fastest) to 9: how hard to look for fewer bits. Below 3 latents are rounded to the nearest symbol; from there on
-    /// rounding is rate-distortion optimised. From 6 on latents of the built-in model are decoded once and corrected, and from 7
-    /// on refined by the gradient of the distortion, in 3, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures
+    /// rounding is rate-distortion optimised. From 5 on latents of the built-in model are decoded once and corrected, and from 6
+    /// on refined by the gradient of the distortion, in 3, 6, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures
     /// are not.
     pub effort: u8,
     /// Threads; 0 is as many as there are processors.

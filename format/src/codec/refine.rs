@@ -8,9 +8,10 @@
 
 use std::borrow::Cow;
 
+use sdl_onnx::memory::zeros;
 use sdl_onnx::{Graph, Tensor, TensorView, role};
 
-use super::analysis::gather;
+use super::analysis::levels;
 use super::distortion::Source;
 use super::encode::Target;
 use super::model::Model;
@@ -28,8 +29,10 @@ const RATES: [f32; 2] = [0.3, 0.08];
 /// No value goes further at a time, in symbols, times the rate.
 const FARTHEST: f32 = 1.0;
 
-/// Planes that the correction sees: red, green and blue of the picture, and of what is missing.
-const PLANES: usize = 6;
+/// What the correction sees of a pixel: red, green and blue of the picture, and of what is missing.
+const SEEN: usize = 6;
+/// Nothing is missing: where the picture is brighter than what is decoded, it is more.
+const NOTHING: u8 = 128;
 /// Rows of the latent in one run of the synthesis: it keeps what passes through it, 100 bytes a pixel.
 const BAND: usize = 36;
 
@@ -194,10 +197,10 @@ impl Refinement<'_> {
         let latent = Latent::Exact(latent);
         let parts = parallel::map(&windows, self.at_once, |_, window| {
             let outer = window.grown(CORRECTION_MARGIN, self.grid);
-            let planes = self.planes(synthesis, &latent, outer)?;
+            let seen = self.seen(synthesis, &latent, outer)?;
             let stride = self.model.stride();
-            let shape = [1, PLANES, outer.height * stride, outer.width * stride];
-            let inputs = [(graph.inputs()[0].name.as_str(), TensorView::f32(&shape, &planes)?)];
+            let shape = [1, outer.height * stride, outer.width * stride, SEEN];
+            let inputs = [(graph.inputs()[0].name.as_str(), TensorView::u8(&shape, &seen)?)];
             let found = graph.run(&inputs, &[&graph.outputs()[0].name])?.into_iter().next();
             let found = found.ok_or_else(|| Error::corrupt("the correction graph returned nothing"))?;
             if found.shape() != [1, channels, outer.height, outer.width] {
@@ -224,34 +227,41 @@ impl Refinement<'_> {
         Ok(whole)
     }
 
-    /// What the correction sees of a window: the picture, as the analysis does, and what is missing from it when `latent` is decoded.
-    fn planes(&self, synthesis: &dyn Graph, latent: &Latent, window: Rect) -> Result<Vec<f32>, Error> {
+    /// What the correction sees of a window, (H, W, 6): the picture, as the analysis does, and what is missing from it when `latent` is
+    /// decoded.
+    fn seen(&self, synthesis: &dyn Graph, latent: &Latent, window: Rect) -> Result<Vec<u8>, Error> {
         // Without a margin of its own: what is missing at the edge is thrown away, and next to it need not be so exact.
-        let (layout, levels) = run(self.model, synthesis, latent, self.grid, window)?;
-        let levels = levels.rounded();
+        let (layout, decoded) = run(self.model, synthesis, latent, self.grid, window)?;
+        let decoded = decoded.rounded();
         let stride = self.model.stride();
         let (height, width) = (window.height * stride, window.width * stride);
         let (top, left) = (window.y * stride, window.x * stride);
-        let range = self.model.bundle().manifest().pixels.range;
-        let mut planes = vec![0.0; PLANES * height * width];
-        let (picture, missing) = planes.split_at_mut(3 * height * width);
-        gather(self.picture, (top, left), width, range, picture);
-        let of_level = (range[1] - range[0]) / 255.0;
         // What is outside of the picture nobody sees.
         let rows = height.min(self.picture.height() as usize - top);
         let columns = width.min(self.picture.width() as usize - left);
+        let mut seen = zeros(height * width * SEEN);
+        let mut picture = vec![0; 3 * width];
         let mut line = vec![0; 3 * width];
-        for y in 0..rows {
-            layout.row(&levels, y, &mut line);
-            for c in 0..3 {
-                let at = (c * height + y) * width;
-                let values = missing[at..][..columns].iter_mut().zip(&picture[at..]);
-                for ((missing, value), level) in values.zip(line[c..].iter().step_by(3)) {
-                    *missing = value - range[0] - f32::from(*level) * of_level;
+        for (y, seen) in seen.chunks_exact_mut(SEEN * width).enumerate() {
+            levels(self.picture, (top + y, left), &mut picture);
+            if y < rows {
+                layout.row(&decoded, y, &mut line);
+                line[3 * columns..].copy_from_slice(&picture[3 * columns..]);
+            } else {
+                line.copy_from_slice(&picture);
+            }
+            for ((seen, level), decoded) in
+                seen.chunks_exact_mut(SEEN).zip(picture.chunks_exact(3)).zip(line.chunks_exact(3))
+            {
+                let (picture, missing) = seen.split_at_mut(3);
+                picture.copy_from_slice(level);
+                for (missing, (level, decoded)) in missing.iter_mut().zip(level.iter().zip(decoded)) {
+                    *missing =
+                        (i16::from(NOTHING) + i16::from(*level) - i16::from(*decoded)).clamp(0, 255) as u8;
                 }
             }
         }
-        Ok(planes)
+        Ok(seen)
     }
 
     /// The gradient by what the synthesis graph returned for `outer`, of the pixels in `window`. What is not as the manifest says has

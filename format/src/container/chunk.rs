@@ -248,6 +248,8 @@ impl<R: Read> ChunkReader<R> {
                     self.left()
                 )));
             }
+            let chunk = ChunkInfo { kind, offset: start, length };
+            let is_known = KNOWN.contains(&kind);
             let mut payload = Vec::new();
             while (payload.len() as u64) < length {
                 let before = payload.len();
@@ -256,7 +258,8 @@ impl<R: Read> ChunkReader<R> {
                 let read = read_up_to(&mut self.input, &mut payload[before..])?;
                 self.position += read as u64;
                 if read < step {
-                    return Err(Error::Truncated { found: self.position, place: "chunk" });
+                    let place = if is_known { chunk.name() } else { "chunk" };
+                    return Err(Error::Truncated { found: self.position, place });
                 }
             }
             crc = crc32c::crc32c_append(crc, &payload);
@@ -268,8 +271,8 @@ impl<R: Read> ChunkReader<R> {
             if crc != u32::from_le_bytes(stored) {
                 return Err(Error::Checksum(format!("the chunk at {start}")));
             }
-            self.seen.push(ChunkInfo { kind, offset: start, length });
-            if KNOWN.contains(&kind) {
+            self.seen.push(chunk);
+            if is_known {
                 return Ok(Some((kind, payload)));
             }
             if !kind.is_ascii_lowercase() {
@@ -364,6 +367,6 @@ mod tests {
         bytes.truncate(MIN_HEADER_BYTES);
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         bytes.extend([b'L', 0xf0, 0xff, 0xff, 0xff, 0x0e]);
-        assert!(matches!(read(&bytes), Err(Error::Truncated { .. })));
+        assert!(matches!(read(&bytes), Err(Error::Truncated { place: "latent tile", .. })));
     }
 }

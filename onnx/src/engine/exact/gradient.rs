@@ -7,14 +7,14 @@ use std::collections::HashMap;
 
 use super::kernel::{self, Isa, LANES, Lie, Requantiser};
 use super::lines::{Unfolding, transposed};
-use super::program::{Output, Place, Planes, Program, Registers, Step};
+use super::program::{Input, Output, Place, Program, Registers, Step};
 use crate::{Error, Tensor};
 
 impl Program {
     /// Whether [`gradient`](Self::gradient) knows all of its steps: decoders are like that.
     pub fn is_differentiable(&self) -> bool {
         let is_known = |step: &Step| match step {
-            Step::Read { .. } | Step::Round { .. } | Step::Fold { .. } => false,
+            Step::Round { .. } | Step::Fold { .. } => false,
             // What goes back through a product are vectors as well.
             Step::Pointwise { of, .. } | Step::FromBytes { of, .. } | Step::FromWide { of, .. } => {
                 of.channels.is_multiple_of(LANES)
@@ -22,22 +22,23 @@ impl Program {
             _ => true,
         };
         self.stride == 1
+            && !self.of_bytes
             && self.channels.is_multiple_of(LANES)
             && matches!(self.output, Output::Bytes(_))
             && self.steps.iter().all(is_known)
     }
 
-    /// Runs it on `planes`, (C, H, W), and asks `loss` for its gradient by what came out, which lies as that does: the gradient by
-    /// the planes.
+    /// Runs it on `input`, (C, H, W), and asks `loss` for its gradient by what came out, which lies as that does: the gradient by
+    /// the input.
     pub fn gradient(
         &self,
         isa: Isa,
-        planes: Planes<'_>,
+        input: Input<'_>,
         (height, width): (usize, usize),
         loss: &mut dyn FnMut(&Tensor) -> Vec<f32>,
     ) -> Result<Vec<f32>, Error> {
         let mut registers = Registers::keeping();
-        let output = self.execute(isa, planes, (height, width), &mut registers)?;
+        let output = self.execute(isa, input, (height, width), &mut registers)?;
         let (Output::Bytes(end) | Output::Wide(end)) = self.output;
         let of_output = loss(&output);
         // As many as there are samples, or it is an error.
@@ -60,7 +61,7 @@ impl Program {
                     gradients.through_product(*of, &gradient, &transposed(weights, to.channels));
                 }
                 Step::FromInput { weights, .. } => {
-                    let input = Place { register: 0, channels: self.channels, factor: 1 };
+                    let input = Place { register: Place::INPUT, channels: self.channels, factor: 1 };
                     gradients.through_product(input, &gradient, &transposed(weights, to.channels));
                 }
                 Step::Depthwise { of, unfolding, convolution, .. } => {
@@ -88,11 +89,11 @@ impl Program {
                 Step::Unfold { of, unfolding, .. } => {
                     gradients.add(*of, unfolding.undone(&gradient, width * of.factor, of.channels));
                 }
-                Step::Read { .. } | Step::Round { .. } | Step::Fold { .. } => {}
+                Step::Round { .. } | Step::Fold { .. } => {}
             }
         }
-        // Registers are counted from 1: 0 is the input.
-        let of_input = gradients.of.remove(&0).unwrap_or_else(|| vec![0.0; self.channels * height * width]);
+        let of_input =
+            gradients.of.remove(&Place::INPUT).unwrap_or_else(|| vec![0.0; self.channels * height * width]);
         Ok(transposed(&of_input, self.channels))
     }
 }

@@ -52,6 +52,8 @@ enum Value {
         channels: usize,
         factor: usize,
     },
+    /// The input as bytes, which a `DequantizeLinear` is about to say the scale of.
+    Levels(Place, Order),
     Constant(Constant),
     /// Weights with a scale for each output channel.
     Weights {
@@ -101,8 +103,10 @@ enum Kind {
 pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
     let ([input], [output]) = (&graph.input[..], &graph.output[..]) else { return None };
     let (input_info, output_info) = (info(input)?, info(output)?);
+    let of_bytes = input_info.element_type == Some(ElementType::U8);
     let channels = match input_info.shape.as_deref()? {
-        [Dimension::Fixed(1), Dimension::Fixed(channels), ..] if *channels > 0 => *channels,
+        [Dimension::Fixed(1), .., Dimension::Fixed(channels)] if of_bytes && *channels > 0 => *channels,
+        [Dimension::Fixed(1), Dimension::Fixed(channels), ..] if !of_bytes && *channels > 0 => *channels,
         _ => return None,
     };
     let stride = stride(graph)?;
@@ -110,7 +114,10 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
     for tensor in &graph.initializer {
         reader.values.insert(tensor.name.clone()?, Value::Constant(constant(tensor)?));
     }
-    reader.values.insert(input_info.name.clone(), Value::Input { channels, factor: stride });
+    let input = Place { register: Place::INPUT, channels, factor: stride };
+    let value =
+        if of_bytes { Value::Levels(input, Order::Last) } else { Value::Input { channels, factor: stride } };
+    reader.values.insert(input_info.name.clone(), value);
     for node in &graph.node {
         let value = reader.node(node)?;
         let [name] = &node.output[..] else { return None };
@@ -121,10 +128,10 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         Value::Wide(place, Order::First) => Output::Wide(*place),
         _ => return None,
     };
-    if !reader.whole(output) {
+    if !reader.whole(of_bytes, output) {
         return None;
     }
-    let program = Program { steps: reader.steps, channels, stride, output };
+    let program = Program { steps: reader.steps, of_bytes, channels, stride, output };
     Some((program, vec![input_info], vec![output_info]))
 }
 
@@ -332,8 +339,10 @@ impl Reader {
                     };
                 // Every sum on the way stays below 2^24, whatever the bytes: that is what makes it exact.
                 let most = |(bias, weights): (&i32, &[i8])| {
-                    let sum: u64 = weights.iter().map(|w| 255 * u64::from(w.unsigned_abs())).sum();
-                    sum + u64::from(bias.unsigned_abs())
+                    // In 32 bits as long as they cannot be too many: that takes a fraction of the time.
+                    let some = |some: &[i8]| some.iter().map(|w| u32::from(w.unsigned_abs())).sum::<u32>();
+                    let sum: u64 = weights.chunks(1 << 16).map(|weights| u64::from(some(weights))).sum();
+                    255 * sum + u64::from(bias.unsigned_abs())
                 };
                 let most: Vec<u64> = bias.iter().zip(values.chunks_exact(each)).map(most).collect();
                 if most.iter().any(|most| *most >= EXACT) {
@@ -388,11 +397,6 @@ impl Reader {
                     }
                 };
                 self.steps.push(step);
-                Some(Value::Bytes(to, Order::First, scale))
-            }
-            Value::Input { channels, factor } => {
-                let to = self.register(*channels, *factor);
-                self.steps.push(Step::Read { scale, to });
                 Some(Value::Bytes(to, Order::First, scale))
             }
             Value::Wide(of, order) => {
@@ -466,9 +470,10 @@ impl Reader {
         }
     }
 
-    /// Whether every step reads what one before it has left: written, and not taken over for another result.
-    fn whole(&self, output: Output) -> bool {
-        let mut there = Vec::new();
+    /// Whether every step reads what one before it has left: written, and not taken over for another result. The input is there if it
+    /// is bytes, and is not what comes out.
+    fn whole(&self, of_bytes: bool, output: Output) -> bool {
+        let mut there = Vec::from_iter(of_bytes.then_some(Place::INPUT));
         for step in &self.steps {
             if !step.reads().iter().flatten().all(|register| there.contains(register)) {
                 return false;
@@ -479,7 +484,7 @@ impl Reader {
             there.push(step.writes().register);
         }
         let (Output::Bytes(end) | Output::Wide(end)) = output;
-        there.contains(&end.register)
+        end.register != Place::INPUT && there.contains(&end.register)
     }
 }
 
@@ -533,8 +538,8 @@ fn added(high: &Value, low: &Value) -> Option<Value> {
     let real = |value: &Value| match value {
         Value::Weights { shape, values, scales } => {
             let rows = values.chunks_exact(values.len().checked_div(scales.len())?.max(1)).zip(&**scales);
-            let real: Vec<f32> =
-                rows.flat_map(|(row, by)| row.iter().map(move |&w| f32::from(w) * by)).collect();
+            let mut real = Vec::with_capacity(values.len());
+            rows.for_each(|(row, by)| real.extend(row.iter().map(|&w| f32::from(w) * by)));
             Some((shape.clone(), real))
         }
         _ => None,
@@ -550,8 +555,11 @@ fn added(high: &Value, low: &Value) -> Option<Value> {
 /// Weights (N, C, size, size) as (N, size, size, C): in the order of [`Step::Fold`].
 fn folded<T: Copy>(weights: &[T], channels: usize, size: usize) -> Vec<T> {
     let area = size * size;
-    let of = |weights: &[T], at: usize| weights[at % channels * area + at / channels];
-    weights.chunks_exact(channels * area).flat_map(|w| (0..w.len()).map(move |at| of(w, at))).collect()
+    let mut folded = Vec::with_capacity(weights.len());
+    for weights in weights.chunks_exact(channels * area) {
+        (0..area).for_each(|at| folded.extend(weights[at..].iter().step_by(area)));
+    }
+    folded
 }
 
 fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
@@ -564,6 +572,7 @@ fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
     match input {
         Value::Wide(place, order) => Some(Value::Wide(*place, turned(*order)?)),
         Value::Bytes(place, order, scale) => Some(Value::Bytes(*place, turned(*order)?, *scale)),
+        Value::Levels(place, order) => Some(Value::Levels(*place, turned(*order)?)),
         _ => None,
     }
 }
@@ -579,6 +588,7 @@ fn dequantise(
         Value::Bytes(place, order, was) if *was == scale_of(scale, zero?)? => {
             Some(Value::Real(*place, *order, *was))
         }
+        Value::Levels(place, order) => Some(Value::Real(*place, *order, scale_of(scale, zero?)?)),
         Value::Constant(constant) if attributes.integer("axis", 1) == Some(0) => {
             let Value::Constant(Constant::Floats(_, scales)) = scale else { return None };
             if !scales.iter().all(|scale| is_power_of_two(*scale)) {
@@ -598,7 +608,7 @@ fn dequantise(
                 Constant::Weights(shape, values)
                     if is_zero
                         && shape.first() == Some(&scales.len())
-                        && values.iter().all(|w| w.unsigned_abs() <= 64) =>
+                        && values.iter().fold(0, |most, w| w.unsigned_abs().max(most)) <= 64 =>
                 {
                     Some(Value::Weights {
                         shape: shape.clone(),

@@ -14,7 +14,7 @@ mod tiles;
 
 use std::fmt;
 
-use program::{Planes, Program};
+use program::{Input, Program};
 
 use super::signature::Signature;
 use super::source::Model;
@@ -74,8 +74,8 @@ impl Graph for ExactGraph {
     fn run(&self, inputs: &[(&str, TensorView<'_>)], outputs: &[&str]) -> Result<Vec<Tensor>, Error> {
         self.signature.check(inputs, outputs)?;
         let [(_, input)] = inputs else { return Err(self.failed("it has one input")) };
-        let (planes, size) = self.planes(input)?;
-        let output = self.program.run(self.isa, planes, size)?;
+        let (input, size) = self.input(input)?;
+        let output = self.program.run(self.isa, input, size)?;
         // There is one output, and whoever asks twice gets it twice.
         Ok(vec![output; outputs.len()])
     }
@@ -89,8 +89,8 @@ impl Graph for ExactGraph {
             let [info] = &self.signature.inputs[..] else { return Err(self.failed("it has one input")) };
             let outputs = self.signature.outputs.iter().map(|output| output.name.as_str());
             self.signature.check(&[(&info.name, *input)], &outputs.collect::<Vec<_>>())?;
-            let (planes, size) = self.planes(input)?;
-            self.program.gradient(self.isa, planes, size, loss)
+            let (input, size) = self.input(input)?;
+            self.program.gradient(self.isa, input, size, loss)
         };
         self.program.is_differentiable().then(gradient)
     }
@@ -102,13 +102,15 @@ impl ExactGraph {
     }
 
     /// What lies in the input, and its height and width.
-    fn planes<'a>(&self, input: &TensorView<'a>) -> Result<(Planes<'a>, (usize, usize)), Error> {
+    fn input<'a>(&self, view: &TensorView<'a>) -> Result<(Input<'a>, (usize, usize)), Error> {
         let failed = |reason: &str| self.failed(reason);
-        let &[1, _, height, width] = input.shape() else { return Err(failed("its input is one picture")) };
-        let planes = match input.data() {
-            ViewData::F32(values) => Planes::Values(values),
-            ViewData::I16(integers) => Planes::Integers(integers),
-            _ => return Err(failed("its input is of floating point")),
+        let &[1, a, b, c] = view.shape() else { return Err(failed("its input is one picture")) };
+        // Bytes have their channels last.
+        let (input, height, width) = match (view.data(), self.program.of_bytes) {
+            (ViewData::F32(values), false) => (Input::Values(values), b, c),
+            (ViewData::I16(integers), false) => (Input::Integers(integers), b, c),
+            (ViewData::U8(bytes), true) => (Input::Bytes(bytes), a, b),
+            _ => return Err(failed("its input is of another type")),
         };
         if height == 0 || width == 0 {
             return Err(failed("its input is empty"));
@@ -119,7 +121,7 @@ impl ExactGraph {
                 "its input is {height}x{width}, and both must be multiples of {stride}"
             )));
         }
-        Ok((planes, (height, width)))
+        Ok((input, (height, width)))
     }
 }
 
@@ -127,6 +129,12 @@ impl ExactGraph {
 mod tests {
     use super::*;
     use crate::{Manifest, RunOptions, TensorData, role};
+
+    /// Levels of pixels, the same every time, and their shape.
+    fn levels(height: usize, width: usize) -> ([usize; 4], Vec<u8>) {
+        let values = (0..height * width * 3).map(|i| (i * i / 7 + 31 * i) as u8).collect();
+        ([1, height, width, 3], values)
+    }
 
     /// Numbers that a decoder may meet, the same every time; some channels have nothing.
     fn input(graph: &dyn Graph, height: usize, width: usize, spread: i32) -> (Vec<usize>, Vec<f32>) {
@@ -208,8 +216,16 @@ mod tests {
                 }
                 let damaged = GraphSource::bytes("damaged", bytes);
                 let Some(graph) = load(&damaged) else { continue };
-                let (shape, values) = input(&*graph, height, width, 100);
-                let Ok(view) = TensorView::f32(&shape, &values) else { continue };
+                let (shape, values, bytes);
+                let view = if graph.inputs()[0].element_type == Some(crate::ElementType::U8) {
+                    (shape, bytes) = levels(height, width);
+                    TensorView::u8(&shape, &bytes)
+                } else {
+                    let made = input(&*graph, height, width, 100);
+                    (shape, values) = (made.0.try_into().unwrap(), made.1);
+                    TensorView::f32(&shape, &values)
+                };
+                let Ok(view) = view else { continue };
                 let (from, to) = (graph.inputs()[0].name.clone(), graph.outputs()[0].name.clone());
                 ran += u32::from(graph.run(&[(&from, view)], &[&to]).is_ok());
             }
@@ -225,9 +241,8 @@ mod tests {
         let Some(ours) = load(&source) else { return };
         let (from, to) = ("picture", "latent");
         for (height, width) in [(16, 16), (48, 80), (160, 32)] {
-            let (shape, values) = input(&*other, height, width, 128);
-            let values: Vec<f32> = values.iter().map(|v| v / 256.0).collect();
-            let view = TensorView::f32(&shape, &values).unwrap();
+            let (shape, values) = levels(height, width);
+            let view = TensorView::u8(&shape, &values).unwrap();
             let wanted = other.run(&[(from, view)], &[to]).unwrap().remove(0);
             let found = ours.run(&[(from, view)], &[to]).unwrap().remove(0);
             assert_eq!(found.shape(), wanted.shape());
@@ -235,8 +250,8 @@ mod tests {
             let furthest = found.iter().zip(wanted.iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(furthest < 1e-4, "{height}x{width}: {furthest}");
         }
-        let (shape, values) = input(&*other, 17, 16, 128);
-        let view = TensorView::f32(&shape, &values).unwrap();
+        let (shape, values) = levels(17, 16);
+        let view = TensorView::u8(&shape, &values).unwrap();
         assert!(ours.run(&[(from, view)], &[to]).unwrap_err().to_string().contains("multiples of 16"));
     }
 

@@ -26,14 +26,14 @@ pub(super) struct Place {
     pub factor: usize,
 }
 
+impl Place {
+    /// The register that bytes come in; others are counted from 1.
+    pub const INPUT: usize = 0;
+}
+
 /// What is done, register to register.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The input as bytes.
-    Read {
-        scale: Scale,
-        to: Place,
-    },
     /// The input times floating-point weights (K, N).
     FromInput {
         weights: Vec<f32>,
@@ -108,8 +108,7 @@ impl Step {
 
     pub fn writes(&self) -> Place {
         match self {
-            Step::Read { to, .. }
-            | Step::FromInput { to, .. }
+            Step::FromInput { to, .. }
             | Step::FromBytes { to, .. }
             | Step::FromWide { to, .. }
             | Step::Pointwise { to, .. }
@@ -125,7 +124,7 @@ impl Step {
     /// The registers that it reads.
     pub fn reads(&self) -> [Option<usize>; 2] {
         match self {
-            Step::Read { .. } | Step::FromInput { .. } => [None, None],
+            Step::FromInput { .. } => [None, None],
             Step::Add { of, bytes, .. } => [Some(of.register), Some(bytes.register)],
             Step::FromBytes { of, .. }
             | Step::FromWide { of, .. }
@@ -148,6 +147,8 @@ fn is_read(register: usize, steps: &[Step]) -> bool {
 #[derive(Debug)]
 pub(super) struct Program {
     pub steps: Vec<Step>,
+    /// Whether the input is bytes, (H, W, C), and not values, (C, H, W).
+    pub of_bytes: bool,
     pub channels: usize,
     /// How many times as high and wide as the coarsest grid the input is: its height and width are multiples of it.
     pub stride: usize,
@@ -163,44 +164,52 @@ pub(super) enum Output {
     Wide(Place),
 }
 
-/// The input, (C, H, W).
+/// What goes in.
 #[derive(Clone, Copy)]
-pub(super) enum Planes<'a> {
+pub(super) enum Input<'a> {
+    /// (C, H, W)
     Values(&'a [f32]),
+    /// (C, H, W)
     Integers(&'a [i16]),
+    /// (H, W, C)
+    Bytes(&'a [u8]),
 }
 
-impl Planes<'_> {
-    /// `values` of each of `channels` planes from `first` on: (C, `count`).
+impl Input<'_> {
+    /// `values` of each of `channels` planes from `first` on: (C, `count`). Bytes have no planes.
     fn columns(self, channels: usize, first: usize, count: usize, values: &mut Vec<f32>) {
         values.clear();
         match self {
-            Planes::Values(all) => {
+            Input::Values(all) => {
                 let planes = all.chunks_exact(all.len() / channels);
                 planes.for_each(|plane| values.extend_from_slice(&plane[first..][..count]));
             }
-            Planes::Integers(all) => {
+            Input::Integers(all) => {
                 let planes = all.chunks_exact(all.len() / channels);
                 planes.for_each(|plane| values.extend(plane[first..][..count].iter().map(|&v| f32::from(v))));
             }
+            Input::Bytes(_) => {}
         }
     }
 }
 
 impl Program {
-    /// Runs it on `planes`, (C, H, W), both multiples of its stride.
-    pub fn run(&self, isa: Isa, planes: Planes<'_>, size: (usize, usize)) -> Result<Tensor, Error> {
-        self.execute(isa, planes, size, &mut Registers::default())
+    /// Runs it on `input`, whose height and width are multiples of its stride.
+    pub fn run(&self, isa: Isa, input: Input<'_>, size: (usize, usize)) -> Result<Tensor, Error> {
+        self.execute(isa, input, size, &mut Registers::default())
     }
 
     /// Runs it; `registers` may keep what steps leave.
-    pub fn execute(
+    pub fn execute<'a>(
         &self,
         isa: Isa,
-        planes: Planes<'_>,
+        input: Input<'a>,
         (height, width): (usize, usize),
-        registers: &mut Registers,
+        registers: &mut Registers<'a>,
     ) -> Result<Tensor, Error> {
+        if let Input::Bytes(bytes) = input {
+            registers.input = bytes;
+        }
         let (height, width) = (height / self.stride, width / self.stride);
         let size = |place: Place| height * width * place.factor * place.factor * place.channels;
         let keeps = registers.keeps;
@@ -208,16 +217,11 @@ impl Program {
         while let Some((step, later)) = rest.split_first() {
             rest = later;
             match step {
-                Step::Read { scale, to } => {
-                    let mut out = registers.new_bytes(size(*to));
-                    read(isa, planes, to.channels, *scale, &mut out);
-                    registers.fill(to, Memory::Bytes(out));
-                }
                 Step::FromInput { weights, bias, to } => {
                     let mut out = registers.new_wide(size(*to));
                     let mut values = Vec::new();
                     for (at, out) in out.chunks_mut(TOGETHER * to.channels).enumerate() {
-                        planes.columns(self.channels, at * TOGETHER, out.len() / to.channels, &mut values);
+                        input.columns(self.channels, at * TOGETHER, out.len() / to.channels, &mut values);
                         kernel::wide_product(isa, (&values, Lie::Columns), weights, bias, out);
                     }
                     registers.fill(to, Memory::Wide(out));
@@ -297,9 +301,32 @@ impl Program {
                     registers.fill(to, Memory::Bytes(out));
                 }
                 Step::Fold { of, block, to } => {
-                    let mut out = registers.new_bytes(size(*to));
-                    fold(registers.bytes(of), width * of.factor * of.channels, *block, to.channels, &mut out);
-                    registers.fill(to, Memory::Bytes(out));
+                    let line = width * of.factor * of.channels;
+                    if let Some((Step::FromBytes { of: folded, matrix, requantiser, to: end }, later)) =
+                        rest.split_first()
+                        && folded == to
+                        && !is_read(to.register, later)
+                        && !keeps
+                    {
+                        // Some lines of blocks at a time: they stay in the cache.
+                        let count = (TOGETHER / (width * to.factor)).max(1);
+                        let mut out = registers.new_wide(size(*end));
+                        let mut folded = vec![0; count * block * line];
+                        let lines = registers.bytes(of).chunks(folded.len());
+                        for (lines, out) in
+                            lines.zip(out.chunks_mut(count * width * end.factor * end.channels))
+                        {
+                            let folded = &mut folded[..lines.len()];
+                            fold(lines, line, *block, to.channels, folded);
+                            kernel::product(folded, matrix, requantiser, Out::Values(out));
+                        }
+                        registers.fill(end, Memory::Wide(out));
+                        rest = later;
+                    } else {
+                        let mut out = registers.new_bytes(size(*to));
+                        fold(registers.bytes(of), line, *block, to.channels, &mut out);
+                        registers.fill(to, Memory::Bytes(out));
+                    }
                 }
             }
             if !keeps {
@@ -331,7 +358,7 @@ impl Program {
     fn spatial(
         &self,
         (height, width): (usize, usize),
-        registers: &mut Registers,
+        registers: &mut Registers<'_>,
         (source, from): (&[Step], &Place),
         step: &Step,
         later: &[Step],
@@ -398,14 +425,16 @@ enum Memory {
 
 /// What steps have left, and memory for the next ones: a picture's worth of fresh memory costs more than a product.
 #[derive(Default)]
-pub(super) struct Registers {
+pub(super) struct Registers<'a> {
+    /// What is in [`Place::INPUT`].
+    input: &'a [u8],
     filled: HashMap<usize, Memory>,
     free: Vec<Memory>,
     /// All that steps leave stays, and so every step runs by itself.
     keeps: bool,
 }
 
-impl Registers {
+impl Registers<'_> {
     /// They keep what all steps leave, but for what [`Step::Add`] and [`Step::Round`] take over.
     pub fn keeping() -> Self {
         Registers { keeps: true, ..Registers::default() }
@@ -413,6 +442,7 @@ impl Registers {
 
     pub fn bytes(&self, place: &Place) -> &[u8] {
         match self.filled.get(&place.register) {
+            None if place.register == Place::INPUT => self.input,
             Some(Memory::Bytes(bytes)) => bytes,
             _ => &[],
         }
@@ -524,18 +554,5 @@ fn from_bytes(bytes: &[u8], (matrix, to): (&Matrix, &Requantiser), mut done: imp
         let out = &mut out[..bytes.len() / matrix.inputs * matrix.outputs];
         kernel::product(bytes, matrix, to, Out::Values(out));
         done(at * TOGETHER, out);
-    }
-}
-
-/// (C, H, W) values as (H, W, C) bytes.
-fn read(isa: Isa, planes: Planes<'_>, channels: usize, scale: Scale, out: &mut [u8]) {
-    let (mut values, mut line) = (Vec::new(), [0; TOGETHER]);
-    for (at, out) in out.chunks_mut(TOGETHER * channels).enumerate() {
-        let line = &mut line[..out.len() / channels];
-        planes.columns(channels, at * TOGETHER, line.len(), &mut values);
-        for (c, plane) in values.chunks_exact(line.len()).enumerate() {
-            kernel::quantise(isa, plane, scale.scale.recip(), scale.zero, line);
-            out.iter_mut().skip(c).step_by(channels).zip(&*line).for_each(|(to, from)| *to = *from);
-        }
     }
 }
