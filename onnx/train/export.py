@@ -353,12 +353,11 @@ def prove(model, out, pictures, decoders, encoders):
     with torch.no_grad():
         for x in pictures:
             # Something that is as small as what a decoder leaves missing.
-            planes = torch.cat([255 * x - 128, 255 * (x - x.roll(1, 2))])[None].round().clamp(-128, 127) / 256
+            levels = torch.cat([255 * x, 128 + 255 * (x - x.roll(1, 2))])[None].round().clamp(0, 255)
             for name, module in encoders.items():
-                some = planes[:, : module.stem.in_channels // 64]
-                levels = (256 * some + 128).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-                got = graphs[name].run(None, {graphs[name].get_inputs()[0].name: levels.numpy()})[0]
-                furthest = max(furthest, np.abs(got - module.of_planes(some).numpy()).max())
+                some = levels[:, : module.stem.in_channels // 64]
+                got = graphs[name].run(None, {graphs[name].get_inputs()[0].name: some.permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy()})[0]
+                furthest = max(furthest, np.abs(got - module.of_planes((some - 128) / 256).numpy()).max())
             for level in (0, 40, 100):
                 y, z, mean = tables.analyse(model, integers, x[None], level)
                 got = graphs["hyper_synthesis"].run(None, {"hyper_latent": z[None].astype(np.float32)})[0][0]

@@ -1,4 +1,4 @@
-"""Refined latents, as the encoder makes them from effort 7 on (format/src/codec/refine.rs): what a decoder will see as well."""
+"""Refined latents, as the encoder makes them from effort 6 on (format/src/codec/refine.rs): what a decoder will see as well."""
 
 from typing import NamedTuple
 

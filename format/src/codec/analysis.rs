@@ -83,24 +83,25 @@ pub(crate) fn analyse(
 fn run(
     graph: &dyn Graph,
     picture: &Picture,
-    corner: (usize, usize),
+    (y0, x0): (usize, usize),
     (height, width): (usize, usize),
     range: [f32; 2],
 ) -> Result<Vec<Tensor>, Error> {
     let input = &graph.inputs()[0];
     let outputs: Vec<&str> = graph.outputs().iter().take(2).map(|output| output.name.as_str()).collect();
+    let mut pixels = vec![0; height * width * 3];
+    for (y, line) in pixels.chunks_exact_mut(width * 3).enumerate() {
+        levels(picture, (y0 + y, x0), line);
+    }
     if input.element_type == Some(ElementType::U8) {
-        let mut pixels = vec![0; height * width * 3];
-        for (y, line) in pixels.chunks_exact_mut(width * 3).enumerate() {
-            levels(picture, (corner.0 + y, corner.1), line);
-        }
         let shape = [1, height, width, 3];
         return Ok(graph.run(&[(&input.name, TensorView::u8(&shape, &pixels)?)], &outputs)?);
     }
-    let mut pixels = vec![0.0; 3 * height * width];
-    gather(picture, corner, width, range, &mut pixels);
+    let scale = (range[1] - range[0]) / 255.0;
+    let value = |level: &u8| f32::from(*level) * scale + range[0];
+    let planes: Vec<f32> = (0..3).flat_map(|c| pixels.iter().skip(c).step_by(3).map(value)).collect();
     let shape = [1, 3, height, width];
-    Ok(graph.run(&[(&input.name, TensorView::f32(&shape, &pixels)?)], &outputs)?)
+    Ok(graph.run(&[(&input.name, TensorView::f32(&shape, &planes)?)], &outputs)?)
 }
 
 /// The levels of a line, (W, 3), that begins at `x0` within the picture; outside the picture its border repeats.
@@ -114,38 +115,5 @@ pub(super) fn levels(picture: &Picture, (y, x0): (usize, usize), line: &mut [u8]
     }
     if let Some(last) = inside.last_chunk::<3>() {
         outside.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(last));
-    }
-}
-
-/// Pixels of a rectangle, whose corner is at `x0` and `y0` within the picture, as `planes` (3, H, W) of lines of `width`, in `range`;
-/// outside the picture its border repeats.
-fn gather(picture: &Picture, (y0, x0): (usize, usize), width: usize, range: [f32; 2], planes: &mut [f32]) {
-    let scale = (range[1] - range[0]) / 255.0;
-    let channels = picture.colour().channels();
-    let columns = width.min(picture.width() as usize - x0);
-    let (red, rest) = planes.split_at_mut(planes.len() / 3);
-    let (green, blue) = rest.split_at_mut(rest.len() / 2);
-    let lines =
-        red.chunks_exact_mut(width).zip(green.chunks_exact_mut(width)).zip(blue.chunks_exact_mut(width));
-    let value = |level: u8| f32::from(level) * scale + range[0];
-    for (y, ((red, green), blue)) in lines.enumerate() {
-        let row = &picture.rgb_row(y0 + y)[x0 * channels..][..columns * channels];
-        match picture.colour() {
-            Colour::Rgb => {
-                let values = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
-                for (((red, green), blue), pixel) in values.zip(row.chunks_exact(3)) {
-                    (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
-                }
-            }
-            Colour::Grey => {
-                red.iter_mut().zip(row).for_each(|(to, &level)| *to = value(level));
-                green.copy_from_slice(red);
-                blue.copy_from_slice(red);
-            }
-        }
-        for line in [red, green, blue] {
-            let last = line[columns - 1];
-            line[columns..].fill(last);
-        }
     }
 }

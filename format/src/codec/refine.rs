@@ -21,7 +21,7 @@ use super::synthesis::{Latent, Layout, part, run, windows};
 use super::tiles::Rect;
 use super::{decode::place, parallel};
 use crate::latent::trained::{Grid, Tables};
-use crate::{Colour, Error, Picture};
+use crate::{Error, Picture};
 
 /// Share of the step that one curvature for all directions would ask for: of the first step, and of the last one
 /// (docs/results/refinement.md). The first one alone, to the end, would not come to rest.
@@ -270,7 +270,7 @@ impl Refinement<'_> {
         let stride = self.model.stride();
         let size = (outer.height * stride, outer.width * stride);
         let layout = Layout::of(self.model.bundle().manifest().pixels.packing, size);
-        let Ok(levels) = output.as_u8() else { return Vec::new() };
+        let Ok(rendered) = output.as_u8() else { return Vec::new() };
         if output.shape() != layout.shape() {
             return Vec::new();
         }
@@ -278,16 +278,12 @@ impl Refinement<'_> {
         // What is outside of the picture nobody sees.
         let height = size.0.min(self.picture.height() as usize - top);
         let width = size.1.min(self.picture.width() as usize - left);
-        let mut samples = Vec::with_capacity(3 * height * width);
+        let mut samples = vec![0; 3 * height * width];
         let mut decoded = Vec::with_capacity(3 * height * width);
         let mut line = vec![0; 3 * size.1];
-        for y in 0..height {
-            let row = self.picture.rgb_row(top + y);
-            match self.picture.colour() {
-                Colour::Rgb => samples.extend_from_slice(&row[3 * left..][..3 * width]),
-                Colour::Grey => samples.extend(row[left..][..width].iter().flat_map(|&level| [level; 3])),
-            }
-            layout.row(levels, y, &mut line);
+        for (y, samples) in samples.chunks_exact_mut(3 * width).enumerate() {
+            levels(self.picture, (top + y, left), samples);
+            layout.row(rendered, y, &mut line);
             decoded.extend_from_slice(&line[..3 * width]);
         }
         let gradient = Source::new(samples, width).gradient(&decoded);
@@ -296,7 +292,7 @@ impl Refinement<'_> {
         let columns = 3 * first * stride..3 * (last * stride).min(width);
         let (first, last) = (window.y - outer.y, window.y + window.height - outer.y);
         let rows = first * stride..(last * stride).min(height);
-        let mut by_levels = vec![0.0; levels.len()];
+        let mut by_levels = vec![0.0; rendered.len()];
         let mut line = vec![0.0; 3 * size.1];
         for y in rows {
             line[columns.clone()].copy_from_slice(&gradient[3 * y * width..][columns.clone()]);

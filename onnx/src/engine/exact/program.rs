@@ -308,18 +308,8 @@ impl Program {
                         && !is_read(to.register, later)
                         && !keeps
                     {
-                        // Some lines of blocks at a time: they stay in the cache.
-                        let count = (TOGETHER / (width * to.factor)).max(1);
                         let mut out = registers.new_wide(size(*end));
-                        let mut folded = vec![0; count * block * line];
-                        let lines = registers.bytes(of).chunks(folded.len());
-                        for (lines, out) in
-                            lines.zip(out.chunks_mut(count * width * end.factor * end.channels))
-                        {
-                            let folded = &mut folded[..lines.len()];
-                            fold(lines, line, *block, to.channels, folded);
-                            kernel::product(folded, matrix, requantiser, Out::Values(out));
-                        }
+                        from_blocks(registers.bytes(of), line, *block, (matrix, requantiser), &mut out);
                         registers.fill(end, Memory::Wide(out));
                         rest = later;
                     } else {
@@ -554,5 +544,24 @@ fn from_bytes(bytes: &[u8], (matrix, to): (&Matrix, &Requantiser), mut done: imp
         let out = &mut out[..bytes.len() / matrix.inputs * matrix.outputs];
         kernel::product(bytes, matrix, to, Out::Values(out));
         done(at * TOGETHER, out);
+    }
+}
+
+/// The product of lines of `line` bytes, folded to positions of K bytes, each a block of `block` lines, and (K, N): some lines at a time,
+/// which stay in the cache between the two.
+fn from_blocks(
+    bytes: &[u8],
+    line: usize,
+    block: usize,
+    (matrix, to): (&Matrix, &Requantiser),
+    out: &mut [f32],
+) {
+    let group = block * line;
+    let mut folded = vec![0; group * (TOGETHER * matrix.inputs / group).max(1)];
+    let lines = bytes.chunks(folded.len()).zip(out.chunks_mut(folded.len() / matrix.inputs * matrix.outputs));
+    for (lines, out) in lines {
+        let folded = &mut folded[..lines.len()];
+        fold(lines, line, block, matrix.inputs, folded);
+        kernel::product(folded, matrix, to, Out::Values(out));
     }
 }
