@@ -47,7 +47,7 @@ pub(crate) struct Encode {
     /// At most so many bits a pixel, the whole file counted
     #[arg(long, value_name = "B", conflicts_with = "quality", value_parser = positive)]
     target_bpp: Option<f64>,
-    /// How hard to look for fewer bits, 1 (fastest) to 9; from 6 on seconds a picture, for up to a tenth fewer
+    /// How hard to look for fewer bits, 1 (fastest) to 9; from 6 on seconds a picture, for 2 to 6 % fewer at 9
     #[arg(short, long, value_name = "1..9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=9))]
     effort: u8,
     /// Threads; with many files, so many files at a time
