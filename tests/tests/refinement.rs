@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image_sdl::onnx::{Backend, RunOptions, exact_engine};
 use image_sdl::{
-    Colour, EncodeOptions, Error, Picture, Progress, SequenceDecoder, SequenceEncoder, Stage, decode,
-    encode_with,
+    Colour, EncodeOptions, Error, Picture, Progress, SequenceDecoder, SequenceEncoder, Stage, Synthesis,
+    decode, encode_with,
 };
 use sdl_tests::{
     backends, built_in, checkerboard, gradient, grey, options, photograph, psnr, scene, static_camera,
@@ -48,6 +48,24 @@ fn refined_pictures_are_nearer_for_the_same_bytes_and_more_effort_brings_more() 
         }
         println!("quality {quality}: {gains:.2?} dB");
         assert!(gains[0] > 0.0 && gains[1] > 0.0 && gains[3] > gains[1] && gains[3] > 0.1, "{gains:?}");
+    }
+}
+
+#[test]
+fn files_for_a_decoder_are_refined_for_it() {
+    if !has_gradients() {
+        return;
+    }
+    let picture = photograph(0, 0, 360, 240);
+    let options = options(Backend::Auto, 1);
+    for quality in [20, 50, 80] {
+        let [near, far] = [Synthesis::Natural, Synthesis::Fidelity].map(|meant| {
+            let file = encode(&picture, at(quality, 6).with_synthesis(meant));
+            let natural = options.clone().with_synthesis(Synthesis::Natural);
+            (psnr(decode(&file, &natural).unwrap().pixels(), picture.pixels()), file.len())
+        });
+        println!("quality {quality}, for it and for the other: {near:.2?} and {far:.2?} (dB, bytes)");
+        assert!(near.0 > far.0 + 0.05 && near.1 < far.1 * 51 / 50, "{near:?} {far:?}");
     }
 }
 

@@ -104,18 +104,19 @@ impl Examined {
 
     fn text(&self) -> String {
         let mut text = format!(
-            "sdl {} on {} {}, {} processors\n\nEngine: {}\n\n",
+            "sdl {} on {} {}, {} processors\n\n",
             env!("CARGO_PKG_VERSION"),
             std::env::consts::OS,
             std::env::consts::ARCH,
             std::thread::available_parallelism().map_or(1, usize::from),
-            self.why()
         );
-        if let Some(vectors) = onnx::exact_engine(&RunOptions::default()) {
-            text += &format!(
-                "Bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\n\n"
-            );
-        }
+        text += &match onnx::exact_engine(&RunOptions::default()) {
+            Some(vectors) => format!(
+                "Bit-exact models, such as the built-in one: the exact engine, with {vectors}; it needs no library\nOther models: {}\n\n",
+                self.why()
+            ),
+            None => format!("Engine: {}\n\n", self.why()),
+        };
         let report = onnx::report().to_string();
         text += &format!("Where ONNX Runtime was looked for: {report}\n\n");
         let (with, without): (Vec<_>, Vec<_>) =

@@ -4,18 +4,17 @@ use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sdl_onnx::memory::zeros;
-use sdl_onnx::{Elements, Graph, role};
+use sdl_onnx::{Elements, role};
 
 use super::blend::Blending;
 use super::delta::{Kept, Reference, ReferenceName};
 use super::denoise::{self, Denoising};
-use super::encode::hyper_mean;
+use super::hyper::hyper_mean;
 use super::model::{self, Model, Settings};
+use super::options::DecodeOptions;
 use super::plan::TilePlan;
-use super::progress::{Progress, Stage, tell};
-use super::synthesis::{self, Latent, Rendered, Synthesis};
-use super::tiles::{Rect, latent_grid, tiles};
+use super::synthesis::{Latent, Synthesis, Windows};
+use super::tiles::{latent_grid, place, tiles};
 use super::{alpha, metadata, parallel};
 use crate::container::{ChunkReader, chunk_type};
 use crate::entropy::{LatentShape, RangeDecoder};
@@ -25,81 +24,6 @@ use crate::latent::scalar::Quantiser;
 use crate::latent::trained::{Grid, Tables};
 use crate::latent::{Coding, checksum_i16};
 use crate::{AlphaDepth, ChunkInfo, Colour, Error, Header, Metadata, Method, Picture};
-
-/// Memory that a picture may take unless the caller says otherwise: enough for 250 megapixels.
-const DEFAULT_MAX_BYTES: u64 = 1 << 30;
-
-/// How to decode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DecodeOptions {
-    /// Threads; 0 is as many as there are processors.
-    pub threads: usize,
-    /// Bytes that the pixels and the latent of the picture may take. Weights and the working memory of one window a thread
-    /// (about 100 MB) come on top.
-    pub max_bytes: u64,
-    /// Engine, provider and device.
-    pub settings: Settings,
-    /// Which of the bundle's decoders makes the pixels. `None`: the one that the file's author meant, as far as the bundle
-    /// has it. One that is asked for and not in the bundle is an error.
-    pub synthesis: Option<Synthesis>,
-    /// Steps of the denoiser instead of those that the file says; 0 leaves the latent as it was stored. Of no effect on files
-    /// that are not to be denoised.
-    pub denoise_steps: Option<u8>,
-    /// Who is told about long work.
-    pub progress: Option<Progress>,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        DecodeOptions {
-            threads: 0,
-            max_bytes: DEFAULT_MAX_BYTES,
-            settings: Settings::default(),
-            synthesis: None,
-            denoise_steps: None,
-            progress: None,
-        }
-    }
-}
-
-impl DecodeOptions {
-    /// A number of threads; 0 is as many as there are processors.
-    #[must_use]
-    pub fn with_threads(self, threads: usize) -> Self {
-        DecodeOptions { threads, ..self }
-    }
-
-    /// A limit for the memory of the picture.
-    #[must_use]
-    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
-        DecodeOptions { max_bytes, ..self }
-    }
-
-    /// Engine, provider and device.
-    #[must_use]
-    pub fn with_settings(self, settings: Settings) -> Self {
-        DecodeOptions { settings, ..self }
-    }
-
-    /// Steps of the denoiser, instead of those that the file says; 0 is none.
-    #[must_use]
-    pub fn with_denoise_steps(self, steps: u8) -> Self {
-        DecodeOptions { denoise_steps: Some(steps), ..self }
-    }
-
-    /// Somebody to be told about long work, and to stop it.
-    #[must_use]
-    pub fn with_progress(self, progress: Progress) -> Self {
-        DecodeOptions { progress: Some(progress), ..self }
-    }
-
-    /// One of the bundle's decoders, whatever the file's author meant.
-    #[must_use]
-    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
-        DecodeOptions { synthesis: Some(synthesis), ..self }
-    }
-}
 
 /// Where the time of a decode went: wall-clock, tiles on several threads added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -621,42 +545,6 @@ impl<R: Read> Decoder<R> {
     }
 }
 
-/// The synthesis in windows whose cuts do not show.
-struct Windows<'a> {
-    model: &'a Model,
-    graph: &'a dyn Graph,
-    latent: &'a Latent,
-    grid: Grid,
-    at_once: usize,
-}
-
-impl Windows<'_> {
-    /// The pixels of the picture, interleaved, cropped to `size` (width, height).
-    fn pixels(
-        &self,
-        size: (u32, u32),
-        colour: Colour,
-        progress: &Option<Progress>,
-    ) -> Result<Vec<u8>, Error> {
-        let Windows { model, graph, latent, grid, at_once } = *self;
-        let windows = synthesis::windows(model, grid, at_once);
-        let mut pixels = Vec::new();
-        // A few windows at a time: what waits to be put in its place stays small beside the picture.
-        let at_a_time = if at_once > 1 { 2 * at_once } else { 1 };
-        for (done, now) in windows.chunks(at_a_time).enumerate() {
-            tell(progress, Stage::Synthesis, done * at_a_time, windows.len())?;
-            let parts =
-                parallel::map(now, at_once, |_, &window| Rendered::new(model, graph, latent, grid, window))?;
-            // Not before: by now there is memory that the synthesis has done with.
-            if pixels.is_empty() {
-                pixels = zeros::<u8>(size.0 as usize * size.1 as usize * colour.channels());
-            }
-            parts.iter().for_each(|part| part.place(&mut pixels, size, colour));
-        }
-        Ok(pixels)
-    }
-}
-
 /// From a hyper-latent to the means.
 type HyperSynthesis<'a> = dyn FnMut(&[i8]) -> Result<Elements<f32>, Error> + 'a;
 
@@ -733,22 +621,4 @@ fn split_checksum(payload: &[u8], tile: usize) -> Result<(u32, &[u8]), Error> {
         .split_first_chunk::<4>()
         .ok_or_else(|| Error::corrupt(format!("the chunk of tile {tile} has no checksum")))?;
     Ok((u32::from_le_bytes(*stored), data))
-}
-
-/// Tiles (C, H, W) each to one latent of the whole picture.
-pub(crate) fn place<'a, T: Copy + Default + 'a>(
-    grid: Grid,
-    channels: usize,
-    rects: &[Rect],
-    parts: impl Iterator<Item = &'a [T]>,
-) -> Vec<T> {
-    let mut whole = zeros::<T>(channels * grid.area());
-    for (rect, part) in rects.iter().zip(parts) {
-        for (line, values) in part.chunks_exact(rect.width).enumerate() {
-            let (c, y) = (line / rect.height, line % rect.height);
-            let to = (c * grid.height + rect.y + y) * grid.width + rect.x;
-            whole[to..to + rect.width].copy_from_slice(values);
-        }
-    }
-    whole
 }

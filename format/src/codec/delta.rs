@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use sdl_onnx::Graph;
 
-use super::decode::{DecodeOptions, Decoder};
-use super::encode::{EncodeOptions, Encoded, Encoder, Hyper, Point, STRENGTH, hyper_mean, payload};
+use super::decode::Decoder;
+use super::encode::{Encoded, Encoder, Point, STRENGTH, payload};
+use super::hyper::{Hyper, hyper_mean};
 use super::model::Model;
+use super::options::{DecodeOptions, EncodeOptions};
 use crate::entropy::{CdfTable, RangeEncoder};
 use crate::latent::delta::{Mode, Plan, SHRINKS, Sides, TileState};
 use crate::latent::trained::{Grid, Tables, quantise};

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use sdl_onnx::{Elements, Graph, TensorView, role};
+use sdl_onnx::role;
 
-use super::decode::{DecodeOptions, Decoder, place};
+use super::decode::Decoder;
 use super::delta::{Kept, ReferenceName, delta_tile};
 use super::denoise::{self, Denoise, Denoising};
+use super::hyper::{Hyper, Target};
 use super::model::Model;
+use super::options::{DecodeOptions, EncodeOptions, LatentMethod, Rate};
 use super::plan::TilePlan;
-use super::progress::{Progress, Stage, tell};
-use super::refine::Refinement;
-use super::synthesis::{Synthesis, part};
-use super::tiles::{Rect, latent_grid, tiles};
+use super::progress::{Stage, tell};
+use super::refine::{Refinement, Rounded};
+use super::synthesis::Synthesis;
+use super::tiles::{Rect, latent_grid, place, tiles};
 use super::{alpha, analysis, metadata, parallel, rate};
 use crate::container::{ChunkWriter, chunk_type};
 use crate::entropy::{LatentShape, RangeEncoder};
@@ -24,208 +26,12 @@ use crate::latent::trained::{Grid, Tables, quantise};
 use crate::latent::{checksum_i16, checksum_i32};
 use crate::{BundleRef, Colour, Error, Header, Method, Picture};
 
-/// How large the file may be, or how good the picture shall be.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Rate {
-    /// 0 (smallest) to 100 (best).
-    Quality(u8),
-    /// At most so many bytes for the whole file.
-    Size(u64),
-    /// At most so many bits for each pixel, the whole file counted.
-    BitsPerPixel(f64),
-}
-
-/// How the latent of a bundle without tables becomes symbols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LatentMethod {
-    /// Each value to the nearest multiple of a step, chosen by the quality.
-    Scalar,
-    /// Each position to one of up to 256 vectors of the picture; the quality chooses how many, 256 at 100.
-    Palette {
-        /// Spreads errors over neighbours (Floyd and Steinberg, in latent space).
-        dither: bool,
-    },
-    /// Each position to the nearest vector of the bundle's codebook; the quality has no effect.
-    Codebook,
-}
-
-/// The largest effort.
-pub const MAX_EFFORT: u8 = 9;
-const DEFAULT_QUALITY: u8 = 50;
-const DEFAULT_EFFORT: u8 = 5;
-/// From this effort on, rounding weighs error against bits.
-const OPTIMISING_EFFORT: u8 = 3;
-/// From this effort on, the latents of a bit-exact bundle are refined: corrected, and so many steps down the gradient for each effort
-/// from here.
-const REFINING_EFFORT: u8 = 5;
-const REFINING_STEPS: [usize; 5] = [0, 3, 6, 12, 24];
-/// From this effort on, the encoder decodes candidates to find how to denoise.
-const SEARCHING_EFFORT: u8 = 8;
 /// Squared symbol units for each bit, universal coder (docs/results/latent-methods.md).
 const SCALAR_STRENGTH: f32 = 0.1;
 /// Squared symbol units for each bit. On training pictures the best BD-rate lies here (docs/results/generation-5.md).
 pub(crate) const STRENGTH: f32 = 0.045;
 /// So many times as much where latents are refined (docs/results/refinement.md).
 const REFINED: f32 = 1.8;
-
-/// How to encode.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct EncodeOptions {
-    /// Quality or size.
-    pub rate: Rate,
-    /// 1 (fastest) to 9: how hard to look for fewer bits. Below 3 latents are rounded to the nearest symbol; from there on
-    /// rounding is rate-distortion optimised. From 5 on latents of the built-in model are decoded once and corrected, and from 6
-    /// on refined by the gradient of the distortion, in 3, 6, 12 and 24 steps, where [`sdl_onnx::exact_engine`] runs; delta pictures
-    /// are not.
-    pub effort: u8,
-    /// Threads; 0 is as many as there are processors.
-    pub threads: usize,
-    /// How long the picture is shown in a stream, in microseconds.
-    pub duration: Option<u32>,
-    /// The decoder that the file shall be shown with; a reader may choose another. One that the bundle does not have is an
-    /// error.
-    pub synthesis: Synthesis,
-    /// The bundle, as [`Model::find`] takes it; `None` is the built-in one. [`encode_with`] is given its model and does not look
-    /// at this.
-    pub model: Option<String>,
-    /// How the latent is coded; `None` is what the bundle is made for.
-    pub method: Option<LatentMethod>,
-    /// Whether and how the file is denoised when it is decoded.
-    pub denoise: Denoise,
-    /// Who is told about long work.
-    pub progress: Option<Progress>,
-}
-
-impl Default for EncodeOptions {
-    fn default() -> Self {
-        EncodeOptions {
-            rate: Rate::Quality(DEFAULT_QUALITY),
-            effort: DEFAULT_EFFORT,
-            threads: 0,
-            duration: None,
-            synthesis: Synthesis::Fidelity,
-            model: None,
-            method: None,
-            denoise: Denoise::Auto,
-            progress: None,
-        }
-    }
-}
-
-impl EncodeOptions {
-    /// A quality, 0 to 100.
-    #[must_use]
-    pub fn with_quality(self, quality: u8) -> Self {
-        EncodeOptions { rate: Rate::Quality(quality), ..self }
-    }
-
-    /// At most so many bytes.
-    #[must_use]
-    pub fn with_target_size(self, bytes: u64) -> Self {
-        EncodeOptions { rate: Rate::Size(bytes), ..self }
-    }
-
-    /// At most so many bits a pixel.
-    #[must_use]
-    pub fn with_target_bpp(self, bits: f64) -> Self {
-        EncodeOptions { rate: Rate::BitsPerPixel(bits), ..self }
-    }
-
-    /// An effort, 1 to 9.
-    #[must_use]
-    pub fn with_effort(self, effort: u8) -> Self {
-        EncodeOptions { effort, ..self }
-    }
-
-    /// A number of threads; 0 is as many as there are processors.
-    #[must_use]
-    pub fn with_threads(self, threads: usize) -> Self {
-        EncodeOptions { threads, ..self }
-    }
-
-    /// The decoder that the file shall be shown with.
-    #[must_use]
-    pub fn with_synthesis(self, synthesis: Synthesis) -> Self {
-        EncodeOptions { synthesis, ..self }
-    }
-
-    /// The bundle, by name or path, as [`Model::find`] takes it.
-    #[must_use]
-    pub fn with_model(self, model: impl Into<String>) -> Self {
-        EncodeOptions { model: Some(model.into()), ..self }
-    }
-
-    /// How the latent is coded.
-    #[must_use]
-    pub fn with_method(self, method: LatentMethod) -> Self {
-        EncodeOptions { method: Some(method), ..self }
-    }
-
-    /// Whether and how the file is denoised when it is decoded.
-    #[must_use]
-    pub fn with_denoise(self, denoise: Denoise) -> Self {
-        EncodeOptions { denoise, ..self }
-    }
-
-    /// Somebody to be told about long work, and to stop it.
-    #[must_use]
-    pub fn with_progress(self, progress: Progress) -> Self {
-        EncodeOptions { progress: Some(progress), ..self }
-    }
-
-    /// The recipe of 2022: 256 vectors of 8-bit values, dithered, and, if the model has a denoiser, four steps at strength
-    /// 0.04.
-    #[must_use]
-    pub fn with_preset_2022(self, model: &Model) -> Self {
-        const STRENGTH: f32 = 0.04;
-        const STEPS: u8 = 4;
-        let denoise =
-            if denoise::available(model) { Denoise::Strength(STRENGTH, STEPS) } else { Denoise::Off };
-        self.with_quality(100).with_method(LatentMethod::Palette { dither: true }).with_denoise(denoise)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        match self.rate {
-            Rate::Quality(quality) if quality > 100 => {
-                return Err(Error::Parameter(format!("quality {quality}; it runs from 0 to 100")));
-            }
-            Rate::BitsPerPixel(bits) if !(bits.is_finite() && bits > 0.0) => {
-                return Err(Error::Parameter(format!("{bits} bits a pixel; it must be a positive number")));
-            }
-            _ => {}
-        }
-        if !(1..=MAX_EFFORT).contains(&self.effort) {
-            return Err(Error::Parameter(format!("effort {}; it runs from 1 to {MAX_EFFORT}", self.effort)));
-        }
-        if let Denoise::Strength(strength, steps) = self.denoise
-            && !(strength > 0.0 && strength < 1.0 && steps > 0)
-        {
-            return Err(Error::Parameter(format!(
-                "denoising at strength {strength} in {steps} steps; a strength lies between 0 and 1, and there is a step at least"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Weight of a bit in rounding.
-    fn strength(&self) -> f32 {
-        if self.effort < OPTIMISING_EFFORT { 0.0 } else { STRENGTH }
-    }
-
-    /// For a sequence: a delta picture is not corrected, so that after a key picture that was it costs more than the correction saves.
-    pub(crate) fn uncorrected(&self) -> Self {
-        let effort = if self.refining_steps() == Some(0) { self.effort - 1 } else { self.effort };
-        EncodeOptions { effort, ..self.clone() }
-    }
-
-    /// How often a latent goes down the gradient after it is corrected; `None` where it stays what the analysis says.
-    fn refining_steps(&self) -> Option<usize> {
-        self.effort.checked_sub(REFINING_EFFORT).map(|at| REFINING_STEPS[usize::from(at)])
-    }
-}
 
 /// A finished file and what it took.
 #[derive(Debug, Clone)]
@@ -371,9 +177,7 @@ impl<'a> Encoder<'a> {
             alpha,
             tiles_at_once,
             hyper,
-            searches: schedule.is_some()
-                && options.denoise == Denoise::Auto
-                && options.effort >= SEARCHING_EFFORT,
+            searches: schedule.is_some() && options.searches(),
             schedule,
         })
     }
@@ -403,7 +207,7 @@ impl<'a> Encoder<'a> {
     /// The file that the options ask for, against the picture `before` if one is given.
     pub fn encode(&self, before: Option<&Kept>) -> Result<(Encoded, Vec<TileState>), Error> {
         let options = &self.options;
-        let strength = options.strength();
+        let strength = if options.optimises() { STRENGTH } else { 0.0 };
         let in_steps = |steps| {
             move |quality, strength| {
                 let coder = self.coder(quality);
@@ -582,6 +386,7 @@ impl<'a> Encoder<'a> {
         let refinement = Refinement {
             model: self.model,
             tables,
+            synthesis: self.options.synthesis,
             picture: self.picture,
             grid: self.grid,
             tiles: &tiles,
@@ -591,9 +396,12 @@ impl<'a> Encoder<'a> {
         let point = Point { strength: REFINED * point.strength, ..point };
         let is_refined = refinement.refine(point.quality, steps, &mut targets, |grid, target| {
             let Target { scaled, hyper, mean } = target;
-            tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
+            let mut coded = vec![false; tables.channels * grid.area()];
+            let latent = tables.walk(point.quality, hyper, mean, grid, |table, at, mean| {
+                coded[at] = true;
                 Ok(quantise(scaled[at] - mean as f32 / 16.0, table, point.strength))
-            })
+            })?;
+            Ok(Rounded { latent, coded })
         })?;
         Ok(is_refined.then_some((targets, point)))
     }
@@ -629,8 +437,8 @@ impl<'a> Encoder<'a> {
                     Some(relative) => even.with_relative(relative),
                     None => even,
                 };
-                let fast = self.options.effort < OPTIMISING_EFFORT;
-                Coder::Scalar(if fast { shaped } else { shaped.centred(&self.whole) })
+                let optimises = self.options.optimises();
+                Coder::Scalar(if optimises { shaped.centred(&self.whole) } else { shaped })
             }
         }
     }
@@ -762,58 +570,6 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// What the symbols of a tile come from.
-pub(crate) struct Target {
-    /// The latent in symbol units, (C, H, W).
-    pub scaled: Vec<f32>,
-    /// The hyper-latent, and the means that come of it, on the padded grid.
-    hyper: Vec<i8>,
-    mean: Elements<f32>,
-}
-
-/// The graphs around the hyper-latent.
-pub(crate) struct Hyper {
-    analysis: Arc<dyn Graph>,
-    pub synthesis: Arc<dyn Graph>,
-}
-
-impl Hyper {
-    /// The latent in symbol units, on the padded grid.
-    pub fn scale(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Vec<f32> {
-        let mut scaled = Vec::with_capacity(latent.len());
-        for (c, plane) in latent.chunks_exact(grid.padded().area()).enumerate() {
-            let gain = tables.gain(level, c);
-            scaled.extend(plane.iter().map(|v| v * gain));
-        }
-        scaled
-    }
-
-    /// What the symbols of a tile come from.
-    pub fn target(&self, tables: &Tables, level: u8, grid: Grid, latent: &[f32]) -> Result<Target, Error> {
-        let scaled = self.scale(tables, level, grid, latent);
-        let found = self.analyse(tables, grid, &scaled)?;
-        let mut hyper = vec![0; tables.hyper_len(grid)];
-        tables.quantise_hyper(level, grid, &found, &mut hyper, |_| true)?;
-        let mean = hyper_mean(self.synthesis.as_ref(), &hyper, tables, grid)?;
-        // The padding was for the hyper-latent alone.
-        let inside = Rect { y: 0, x: 0, height: grid.height, width: grid.width };
-        let scaled =
-            if grid == grid.padded() { scaled } else { part(&scaled, grid.padded(), inside).into_owned() };
-        Ok(Target { scaled, hyper, mean })
-    }
-
-    /// The hyper-latent of a scaled latent, not yet rounded.
-    pub fn analyse(&self, tables: &Tables, grid: Grid, scaled: &[f32]) -> Result<Elements<f32>, Error> {
-        let padded = grid.padded();
-        let shape = [1, tables.channels, padded.height, padded.width];
-        let found = run(self.analysis.as_ref(), &TensorView::f32(&shape, scaled)?)?;
-        if found.len() != tables.hyper_len(grid) {
-            return Err(Error::corrupt(format!("the hyper-analysis graph returned {} values", found.len())));
-        }
-        Ok(found)
-    }
-}
-
 /// The payload of a latent chunk: checksum of the latent, then the range coder's bytes.
 pub(crate) fn payload(latent: &[i16], encoder: RangeEncoder) -> Vec<u8> {
     let mut payload = checksum_i16(latent).to_le_bytes().to_vec();
@@ -849,28 +605,4 @@ fn scalar_tile(
     let (symbols, data) = quantiser.encode(latent, shape, strength * (SCALAR_STRENGTH / STRENGTH))?;
     let error = squared_error(&quantiser.dequantise(&symbols), latent);
     Ok(([&checksum_i32(&symbols).to_le_bytes()[..], &data].concat(), error))
-}
-
-/// Runs the hyper-synthesis: hyper-latent to means on the padded grid.
-pub(crate) fn hyper_mean(
-    graph: &dyn Graph,
-    z: &[i8],
-    tables: &Tables,
-    grid: Grid,
-) -> Result<Elements<f32>, Error> {
-    let hyper = grid.hyper();
-    let input: Vec<f32> = z.iter().map(|&v| f32::from(v)).collect();
-    let shape = [1, tables.hyper_channels, hyper.height, hyper.width];
-    let mean = run(graph, &TensorView::f32(&shape, &input)?)?;
-    if mean.len() != tables.channels * grid.padded().area() {
-        return Err(Error::corrupt(format!("the hyper-synthesis graph returned {} values", mean.len())));
-    }
-    Ok(mean)
-}
-
-/// One input, one output, floating point.
-fn run(graph: &dyn Graph, input: &TensorView<'_>) -> Result<Elements<f32>, Error> {
-    let result = graph.run(&[(&graph.inputs()[0].name, *input)], &[&graph.outputs()[0].name])?;
-    let tensor = result.into_iter().next().ok_or_else(|| Error::corrupt("a graph returned nothing"))?;
-    Ok(tensor.into_f32()?)
 }

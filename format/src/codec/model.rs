@@ -81,16 +81,21 @@ impl Model {
         Ok(Model { bundle, tables, codebook, settings, graphs })
     }
 
-    /// By what a user typed: nothing or `builtin` for the built-in model, a path to a bundle, or a name in the store.
+    /// By what a user typed: nothing, `builtin` or its own name for the built-in model, a path to a bundle, or a name in the store.
     ///
     /// # Errors
     ///
     /// [`Error::Model`] where it is missing or damaged.
     pub fn find(wanted: &str, settings: Settings) -> Result<Self, Error> {
         let is_path = wanted.ends_with(".sdlm") || wanted.contains(std::path::is_separator);
+        let is_builtin = |name: &str| {
+            let manifest = |bundle: &Bundle| [bundle.manifest().name.clone(), bundle.manifest().label()];
+            sdl_onnx::builtin().is_ok_and(|bundle| manifest(&bundle).iter().any(|own| own == name))
+        };
         let bundle = match wanted {
             "" | "builtin" => sdl_onnx::builtin()?,
             path if is_path => Bundle::open(path)?,
+            name if is_builtin(name) => sdl_onnx::builtin()?,
             name => Store::from_environment().find(name)?,
         };
         Self::with_settings(bundle, settings)

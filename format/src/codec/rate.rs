@@ -7,7 +7,7 @@ use crate::Error;
 const CLOSE: f64 = 0.985;
 const HIGHEST: u8 = 100;
 /// Tries between two qualities.
-const REFINEMENTS: usize = 7;
+const TRIES: usize = 7;
 /// Rounding so much stronger than the best one is still sensible: it reaches past the next lower quality.
 const MAX_STRENGTH: f32 = 4.0 * STRENGTH;
 
@@ -64,7 +64,7 @@ pub(crate) fn search(
     if !close(&best) {
         // A little more than `low`: the next quality, rounded harder.
         let (mut weak, mut strong) = (strength, MAX_STRENGTH);
-        for _ in 0..REFINEMENTS {
+        for _ in 0..TRIES {
             let middle = 0.5 * (weak + strong);
             let found = file(high, middle)?;
             if fits(&found) {

@@ -13,13 +13,12 @@ use sdl_onnx::{Graph, Tensor, TensorView, role};
 
 use super::analysis::levels;
 use super::distortion::Source;
-use super::encode::Target;
+use super::hyper::Target;
 use super::model::Model;
-use super::plan;
 use super::progress::{Progress, Stage, tell};
-use super::synthesis::{Latent, Layout, part, run, windows};
-use super::tiles::Rect;
-use super::{decode::place, parallel};
+use super::synthesis::{Latent, Layout, Synthesis, part, run, windows};
+use super::tiles::{Rect, place};
+use super::{parallel, plan};
 use crate::latent::trained::{Grid, Tables};
 use crate::{Error, Picture};
 
@@ -43,6 +42,8 @@ const CORRECTION_MARGIN: usize = 2;
 pub(super) struct Refinement<'a> {
     pub model: &'a Model,
     pub tables: &'a Tables,
+    /// The decoder that the file is meant for.
+    pub synthesis: Synthesis,
     pub picture: &'a Picture,
     pub grid: Grid,
     pub tiles: &'a [Rect],
@@ -50,10 +51,23 @@ pub(super) struct Refinement<'a> {
     pub progress: &'a Option<Progress>,
 }
 
+/// A tile as the file would have it.
+pub(super) struct Rounded {
+    pub latent: Vec<i16>,
+    /// Which values have a symbol; the others are what is expected of them.
+    pub coded: Vec<bool>,
+}
+
+/// Which values move.
+#[derive(Clone, Copy, PartialEq)]
+enum Moving {
+    All,
+    Coded,
+}
+
 /// How the distortion changes with what the tiles are rounded from.
 struct Slopes<'a> {
-    /// The latent of each tile.
-    rounded: &'a [Vec<i16>],
+    rounded: &'a [Rounded],
     /// The gradient by it, likewise.
     gradients: Vec<Cow<'a, [f32]>>,
     /// Of each channel: what one symbol is to the latent, and to the gradient.
@@ -61,17 +75,19 @@ struct Slopes<'a> {
 }
 
 impl Slopes<'_> {
-    /// Each value that is rounded, what rounding has done to it, and the gradient by it, all in symbols.
-    fn each(&self, targets: &mut [Target], mut act: impl FnMut(&mut f32, f32, f32)) {
-        for ((target, latent), gradient) in targets.iter_mut().zip(self.rounded).zip(&self.gradients) {
-            let area = latent.len() / self.units.len();
-            let planes = latent.chunks_exact(area).zip(gradient.chunks_exact(area)).zip(&self.units);
-            for (values, ((latent, gradient), (symbol, unit))) in
+    /// Each value that is rounded, what rounding has done to it, and the gradient by it, all in symbols; and whether it is coded.
+    fn each(&self, targets: &mut [Target], mut act: impl FnMut(&mut f32, f32, f32, bool)) {
+        for ((target, rounded), gradient) in targets.iter_mut().zip(self.rounded).zip(&self.gradients) {
+            let area = gradient.len() / self.units.len();
+            let planes = rounded.latent.chunks_exact(area).zip(rounded.coded.chunks_exact(area));
+            let planes = planes.zip(gradient.chunks_exact(area)).zip(&self.units);
+            for (values, (((latent, coded), gradient), (symbol, unit))) in
                 target.scaled.chunks_exact_mut(area).zip(planes)
             {
-                for (value, (latent, slope)) in values.iter_mut().zip(latent.iter().zip(gradient)) {
+                let of_each = latent.iter().zip(coded).zip(gradient);
+                for (value, ((latent, coded), slope)) in values.iter_mut().zip(of_each) {
                     let error = f32::from(*latent) / symbol - *value;
-                    act(value, error, slope * unit);
+                    act(value, error, slope * unit, *coded);
                 }
             }
         }
@@ -80,7 +96,7 @@ impl Slopes<'_> {
     /// The gradient has a part that is of rounding itself: so many times the error.
     fn along_errors(&self, targets: &mut [Target]) -> f32 {
         let (mut both, mut square) = (0.0, 0.0);
-        self.each(targets, |_, error, slope| {
+        self.each(targets, |_, error, slope, _| {
             both += f64::from(error * slope);
             square += f64::from(error * error);
         });
@@ -89,30 +105,30 @@ impl Slopes<'_> {
 
     /// Moves each value down the gradient, without the part of it that is `along` the errors: whether those were worth their bits the
     /// rounding has judged, the rest is what the analysis could not know.
-    fn descend(&self, targets: &mut [Target], along: f32, steepness: f32, rate: f32) {
-        self.each(targets, |value, error, slope| {
-            *value -= rate * ((slope - along * error) / steepness).clamp(-FARTHEST, FARTHEST);
+    fn descend(&self, targets: &mut [Target], moving: Moving, along: f32, steepness: f32, rate: f32) {
+        self.each(targets, |value, error, slope, coded| {
+            let step = rate * ((slope - along * error) / steepness).clamp(-FARTHEST, FARTHEST);
+            *value -= if coded || moving == Moving::All { step } else { 0.0 };
         });
     }
 }
 
 impl Refinement<'_> {
     /// Moves what the tiles are rounded from: once as the correction of the bundle says, if it has one, then `steps` times down the
-    /// gradient, if the engine has that. `round` makes of a target the latent of its tile. `false` where nothing was moved.
+    /// gradient, if the engine has that. `round` makes of a target its tile. `false` where nothing was moved.
     pub fn refine(
         &self,
         level: u8,
         steps: usize,
         targets: &mut [Target],
-        round: impl Fn(Grid, &Target) -> Result<Vec<i16>, Error> + Sync,
+        round: impl Fn(Grid, &Target) -> Result<Rounded, Error> + Sync,
     ) -> Result<bool, Error> {
-        let graph = self.model.graph(role::SYNTHESIS, 1)?;
         let corrections = usize::from(self.model.bundle().has(role::CORRECTION));
         let rounded = |step, targets: &[Target]| {
             tell(self.progress, Stage::Refinement, step, corrections + steps)?;
             let rounded =
                 parallel::map(targets, self.at_once, |tile, target| round(self.tiles[tile].grid(), target))?;
-            let parts = rounded.iter().map(Vec::as_slice);
+            let parts = rounded.iter().map(|rounded: &Rounded| rounded.latent.as_slice());
             let latent = place(self.grid, self.tables.channels, self.tiles, parts);
             Ok::<_, Error>((rounded, latent))
         };
@@ -120,14 +136,16 @@ impl Refinement<'_> {
         if corrections > 0 {
             let (rounded, latent) = rounded(0, targets)?;
             // It speaks of what the analysis returns, and says how far it is.
-            let way = self.correction(&*graph, latent)?;
+            let way = self.correction(latent)?;
             let slopes = self.slopes(level, &rounded, &way, |c| self.tables.gain(level, c));
             let along = slopes.along_errors(targets);
             if along.is_finite() {
-                slopes.descend(targets, along, 1.0, 1.0);
+                // It has learnt of values that are coded. Moved by what it says of others, steps down the gradient open them.
+                slopes.descend(targets, Moving::Coded, along, 1.0, 1.0);
                 moved = true;
             }
         }
+        let graph = self.model.graph(self.synthesis.role(), 1)?;
         let mut curvature = None;
         for step in 0..steps {
             let (rounded, latent) = rounded(corrections + step, targets)?;
@@ -140,7 +158,7 @@ impl Refinement<'_> {
             }
             let [first, last] = RATES;
             let rate = first * (last / first).powf(step as f32 / steps.saturating_sub(1).max(1) as f32);
-            slopes.descend(targets, curvature, curvature, rate);
+            slopes.descend(targets, Moving::All, curvature, curvature, rate);
             moved = true;
         }
         Ok(moved)
@@ -150,7 +168,7 @@ impl Refinement<'_> {
     fn slopes<'a>(
         &self,
         level: u8,
-        rounded: &'a [Vec<i16>],
+        rounded: &'a [Rounded],
         gradient: &'a [f32],
         unit: impl Fn(usize) -> f32,
     ) -> Slopes<'a> {
@@ -190,14 +208,16 @@ impl Refinement<'_> {
     }
 
     /// What each value of the latent should have less of, (C, H, W), as the correction says.
-    fn correction(&self, synthesis: &dyn Graph, latent: Vec<i16>) -> Result<Vec<f32>, Error> {
+    fn correction(&self, latent: Vec<i16>) -> Result<Vec<f32>, Error> {
         let graph = self.model.graph(role::CORRECTION, 1)?;
+        // It has learnt what this decoder lacks.
+        let synthesis = self.model.graph(role::SYNTHESIS, 1)?;
         let windows = windows(self.model, self.grid, self.grid.height.div_ceil(BAND));
         let channels = self.tables.channels;
         let latent = Latent::Exact(latent);
         let parts = parallel::map(&windows, self.at_once, |_, window| {
             let outer = window.grown(CORRECTION_MARGIN, self.grid);
-            let seen = self.seen(synthesis, &latent, outer)?;
+            let seen = self.seen(&*synthesis, &latent, outer)?;
             let stride = self.model.stride();
             let shape = [1, outer.height * stride, outer.width * stride, SEEN];
             let inputs = [(graph.inputs()[0].name.as_str(), TensorView::u8(&shape, &seen)?)];

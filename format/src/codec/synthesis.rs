@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use sdl_onnx::memory::zeros;
 use sdl_onnx::{Elements, Graph, TensorData, TensorView, role};
 
 use super::model::Model;
-use super::plan;
+use super::progress::{Progress, Stage, tell};
 use super::tiles::{Rect, cut};
+use super::{parallel, plan};
 use crate::latent::trained::Grid;
 use crate::{Colour, Error};
 
@@ -209,6 +211,42 @@ impl Rendered {
                 }
             }
         }
+    }
+}
+
+/// The synthesis in windows whose cuts do not show.
+pub(super) struct Windows<'a> {
+    pub model: &'a Model,
+    pub graph: &'a dyn Graph,
+    pub latent: &'a Latent,
+    pub grid: Grid,
+    pub at_once: usize,
+}
+
+impl Windows<'_> {
+    /// The pixels of the picture, interleaved, cropped to `size` (width, height).
+    pub fn pixels(
+        &self,
+        size: (u32, u32),
+        colour: Colour,
+        progress: &Option<Progress>,
+    ) -> Result<Vec<u8>, Error> {
+        let Windows { model, graph, latent, grid, at_once } = *self;
+        let windows = windows(model, grid, at_once);
+        let mut pixels = Vec::new();
+        // A few windows at a time: what waits to be put in its place stays small beside the picture.
+        let at_a_time = if at_once > 1 { 2 * at_once } else { 1 };
+        for (done, now) in windows.chunks(at_a_time).enumerate() {
+            tell(progress, Stage::Synthesis, done * at_a_time, windows.len())?;
+            let parts =
+                parallel::map(now, at_once, |_, &window| Rendered::new(model, graph, latent, grid, window))?;
+            // Not before: by now there is memory that the synthesis has done with.
+            if pixels.is_empty() {
+                pixels = zeros::<u8>(size.0 as usize * size.1 as usize * colour.channels());
+            }
+            parts.iter().for_each(|part| part.place(&mut pixels, size, colour));
+        }
+        Ok(pixels)
     }
 }
 

@@ -3,6 +3,8 @@
 //! The synthesis does not see these squares: it runs on any window of the whole latent with a margin as wide as its
 //! receptive field, so the pixels do not depend on how the work was cut.
 
+use sdl_onnx::memory::zeros;
+
 use crate::latent::trained::Grid;
 
 /// Latent positions on the side of a tile.
@@ -50,6 +52,24 @@ pub(crate) fn tiles(grid: Grid) -> Vec<Rect> {
 /// The latent of a picture.
 pub(crate) fn latent_grid(width: u32, height: u32, stride: usize) -> Grid {
     Grid { height: (height as usize).div_ceil(stride), width: (width as usize).div_ceil(stride) }
+}
+
+/// Tiles (C, H, W) each to one latent of the whole picture.
+pub(crate) fn place<'a, T: Copy + Default + 'a>(
+    grid: Grid,
+    channels: usize,
+    rects: &[Rect],
+    parts: impl Iterator<Item = &'a [T]>,
+) -> Vec<T> {
+    let mut whole = zeros::<T>(channels * grid.area());
+    for (rect, part) in rects.iter().zip(parts) {
+        for (line, values) in part.chunks_exact(rect.width).enumerate() {
+            let (c, y) = (line / rect.height, line % rect.height);
+            let to = (c * grid.height + rect.y + y) * grid.width + rect.x;
+            whole[to..to + rect.width].copy_from_slice(values);
+        }
+    }
+    whole
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ const COARSE_BITS: u32 = 4;
 const COARSER_BITS: u32 = 3;
 /// How far a counter's memory goes: order 0 sees everything, neighbours see less.
 const LIMITS: [u32; CONTEXTS] = [1023, 255, 255, 255, 255, 255];
-/// Mixer weights with 16 fractional bits: order 0 alone starts with a half, every context with an eighth.
+/// Mixer weights with 16 fractional bits: order 0 alone starts with 3/8, every context with 5/32.
 const ORDER_0_WEIGHT: i32 = 24576;
 const CONTEXT_WEIGHT: i32 = 10240;
 const WEIGHT_LIMIT: i32 = 1 << 22;

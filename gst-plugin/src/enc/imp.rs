@@ -126,7 +126,7 @@ pub struct SdlEnc {
     #[property(name = "target-size", get, set, type = u32, member = target_size, default = 0,
         blurb = "The most bytes that a picture may have: each gets the best quality that fits (0 = use quality)", mutable_playing)]
     #[property(name = "effort", get, set, type = u32, member = effort, minimum = 1, maximum = MAX_EFFORT_SETTING,
-        default = DEFAULT_EFFORT, blurb = "How hard to look for fewer bytes, 1 (fastest) to 9", mutable_playing)]
+        default = DEFAULT_EFFORT, blurb = "How much to try, 1 (fastest) to 9: 3 weighs errors against bits, 5 corrects latents, from 6 on they are refined, which takes seconds", mutable_playing)]
     #[property(name = "model", get, set, type = Option<String>, member = model,
         blurb = "Bundle to encode with: a name in the store, or the path of a .sdlm file or folder (empty = built in)", mutable_ready)]
     #[property(name = "provider", get, set, type = Option<String>, member = provider,

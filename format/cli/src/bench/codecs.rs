@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Setting {
     Default,
-    /// As small as it can be, with an effort of 9.
+    /// The most quality for its bytes: an effort of 9.
     Slow,
     /// The bytes of the default, and the model's `natural` decoder.
     Natural,
@@ -46,7 +46,7 @@ impl ValueEnum for Kind {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
-            Kind::Sdl(Setting::Slow) => "As small as it can be, with an effort of 9",
+            Kind::Sdl(Setting::Slow) => "The most quality for its bytes: an effort of 9",
             Kind::Sdl(Setting::Natural) => "The same bytes as `sdl`, and the model's `natural` decoder",
             _ => return Some(PossibleValue::new(self.id())),
         };
