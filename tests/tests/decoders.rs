@@ -124,3 +124,35 @@ fn the_built_in_model_has_both_decoders_for_the_same_bits() {
     let [fidelity, natural] = as_meant.map(|picture| psnr(source.pixels(), picture.pixels()));
     assert!((natural - fidelity).abs() < 2.0, "{natural} dB and {fidelity} dB");
 }
+
+#[test]
+fn only_the_built_in_model_is_called_by_its_generation() {
+    let ours = image_sdl::onnx::builtin().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let copy = |name: &str, changed: bool| {
+        let to = place.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for (file, _) in ours.entries() {
+            let mut bytes = ours.read(file).unwrap().to_vec();
+            if file == "bundle.toml" && changed {
+                bytes.extend_from_slice(b"\n# Another one.\n");
+            }
+            std::fs::write(to.join(file), bytes).unwrap();
+        }
+        Model::with_settings(Bundle::open(&to).unwrap(), Settings::default()).unwrap()
+    };
+    assert!(matches!(copy("same", false).reference(), BundleRef::BuiltIn(_)));
+    // Its manifest has a generation as well, and its files would be decoded by the model in the program.
+    let other = copy("other", true);
+    assert!(other.bundle().manifest().builtin.is_some());
+    assert_eq!(other.reference(), BundleRef::Named(other.bundle().id().short()));
+}
+
+#[test]
+fn the_built_in_model_is_found_by_its_own_name() {
+    let ours = image_sdl::onnx::builtin().unwrap();
+    let label = ours.manifest().label();
+    for name in ["", "builtin", ours.manifest().name.as_str(), label.as_str()] {
+        assert_eq!(Model::find(name, Settings::default()).unwrap().bundle().id(), ours.id(), "{name}");
+    }
+}

@@ -45,6 +45,7 @@ pub(crate) fn analyse(
     let other = log_variance.as_ref().is_some_and(|second| second.shape() != shape);
     if other
         || shape.len() != 4
+        || shape[0] != 1
         || shape[1] < channels
         || shape[2] != window.height
         || shape[3] != window.width

@@ -88,15 +88,13 @@ impl Model {
     /// [`Error::Model`] where it is missing or damaged.
     pub fn find(wanted: &str, settings: Settings) -> Result<Self, Error> {
         let is_path = wanted.ends_with(".sdlm") || wanted.contains(std::path::is_separator);
-        let is_builtin = |name: &str| {
-            let manifest = |bundle: &Bundle| [bundle.manifest().name.clone(), bundle.manifest().label()];
-            sdl_onnx::builtin().is_ok_and(|bundle| manifest(&bundle).iter().any(|own| own == name))
-        };
         let bundle = match wanted {
             "" | "builtin" => sdl_onnx::builtin()?,
             path if is_path => Bundle::open(path)?,
-            name if is_builtin(name) => sdl_onnx::builtin()?,
-            name => Store::from_environment().find(name)?,
+            name => match sdl_onnx::builtin()? {
+                ours if name == ours.manifest().name || name == ours.manifest().label() => ours,
+                _ => Store::from_environment().find(name)?,
+            },
         };
         Self::with_settings(bundle, settings)
     }
@@ -142,7 +140,9 @@ impl Model {
     /// How files name it.
     #[must_use]
     pub fn reference(&self) -> BundleRef {
-        match self.bundle.manifest().builtin {
+        // Anybody may write a generation into a manifest; files that name it are decoded by the program's own.
+        let is_ours = |_: &u8| sdl_onnx::builtin().is_ok_and(|ours| ours.id() == self.bundle.id());
+        match self.bundle.manifest().builtin.filter(is_ours) {
             Some(generation) => BundleRef::BuiltIn(generation),
             None => BundleRef::Named(self.bundle.id().short()),
         }
@@ -259,6 +259,10 @@ impl Model {
             provider: self.settings.provider.clone(),
             ..RunOptions::default()
         };
+        let exact = sdl_onnx::exact_engine(&options).filter(|_| self.bundle.manifest().pixels.exact);
+        if let Some(vectors) = exact {
+            return format!("the exact engine with {vectors}");
+        }
         sdl_onnx::engine_for(&options)
             .map_or_else(|_| "?".to_owned(), |e| format!("{} {}", e.name(), e.version()))
     }
