@@ -6,9 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::universal::{
-    Average, BinaryCoder, LOGISTIC, LOGIT_LIMIT, MIXER_RATE_BITS, PROBABILITY_MIN, Weights,
-};
+use super::adaptive::{Average, BinaryCoder, MIXER_RATE_BITS, Weights};
+use super::logistic::{LOGISTIC, LOGIT_LIMIT, PROBABILITY_MIN};
 use super::{EntropyError, RangeDecoder, RangeEncoder};
 
 /// Most entries that indices can name.

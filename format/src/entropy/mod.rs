@@ -4,15 +4,19 @@
 //! - [`CdfTable`], [`CdfSet`]: frozen tables of a bundle, for models with a trained hyper-latent.
 //! - [`universal`]: an adaptive coder for latents of any autoencoder.
 //! - [`index`]: an adaptive coder for indices into a palette or a codebook.
+//! - `adaptive`, `logistic`: what those two share.
 //!
 //! Everything here is integer arithmetic whose results are part of the format (docs/FORMAT.md part II): a change of one
 //! constant makes old files unreadable.
 
+mod adaptive;
 pub mod index;
+mod logistic;
 mod range;
 mod tables;
 pub mod universal;
 
+pub(crate) use adaptive::{Average, BinaryCoder};
 pub use range::{MAX_OVERRUN, RangeDecoder, RangeEncoder};
 pub use tables::{CdfSet, CdfTable, MAX_SYMBOLS, MAX_TABLES, MIN_SET_BYTES, SYMBOL_LIMIT};
 pub use universal::LatentShape;

@@ -6,12 +6,11 @@
 
 use super::channels::ChannelContext;
 use super::trained::{
-    CONTEXT_BITS, Grid, HYPER, INDEX_BITS, LATENT_CLIP, MAGNITUDE, MEAN_BITS, MEAN_CLIP, Scales, Tables,
-    UNGAIN_BITS, shift_round,
+    Grid, HYPER, INDEX_BITS, LATENT_CLIP, MEAN_BITS, MEAN_CLIP, Scales, Tables, UNGAIN_BITS,
+    said_by_neighbours, shift_round,
 };
 use crate::Error;
-use crate::entropy::universal::{Average, BinaryCoder};
-use crate::entropy::{CdfTable, RangeDecoder, RangeEncoder};
+use crate::entropy::{Average, BinaryCoder, CdfTable, RangeDecoder, RangeEncoder};
 
 /// How a position is coded, in all its channels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -203,12 +202,7 @@ impl Tables {
                             symbols[middle + 1],
                             symbols[middle + stride],
                         ];
-                        let magnitude =
-                            around.iter().fold(0u32, |sum, s| sum.saturating_add(s.unsigned_abs())).min(31);
-                        let context = shift_round(scale_weight * MAGNITUDE[magnitude as usize], CONTEXT_BITS);
-                        let sum: i64 =
-                            around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
-                        (context, ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32)
+                        said_by_neighbours(around, weights, scale_weight)
                     };
                     let (narrower, around) = match mode {
                         Mode::Skip => {

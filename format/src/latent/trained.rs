@@ -249,12 +249,7 @@ impl Tables {
                     let (context, shift) = if around == [0; 4] {
                         (0, 0)
                     } else {
-                        let magnitude = around.iter().map(|s| s.unsigned_abs()).sum::<u32>().min(31) as usize;
-                        // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
-                        let sum: i64 =
-                            around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
-                        let shift = ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32;
-                        (shift_round(scale_weight * MAGNITUDE[magnitude], CONTEXT_BITS), shift)
+                        said_by_neighbours(around, weights, scale_weight)
                     };
                     let index = shift_round(indices[x] + context, INDEX_BITS).clamp(0, 63);
                     if index == 0 && shift == 0 {
@@ -275,6 +270,17 @@ impl Tables {
         }
         Ok(latent)
     }
+}
+
+/// What the four neighbours of the first pass say of the scale index, in 1/2^`INDEX_BITS`, and of the mean.
+#[inline]
+pub(super) fn said_by_neighbours(around: [i32; 4], weights: &[i16], scale_weight: i32) -> (i32, i32) {
+    // What a delta picture was may be far from its mean.
+    let magnitude = around.iter().fold(0u32, |sum, s| sum.saturating_add(s.unsigned_abs())).min(31);
+    let context = shift_round(scale_weight * MAGNITUDE[magnitude as usize], CONTEXT_BITS);
+    // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
+    let sum: i64 = around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
+    (context, ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32)
 }
 
 /// A byte for each position of a channel, with a border, and room to read eight at a time.
