@@ -5,9 +5,11 @@ become the same bytes: graphs carry no paths, dates or stack traces. docs/bundle
 """
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import pathlib
+import re
 import shutil
 import sys
 import tomllib
@@ -29,10 +31,32 @@ LEAST_HALVED = 1024
 OPSET = 20
 # Latent positions (height, width) to export with, and to check with: not square, odd, and other than the first.
 EXPORTED, CHECKED = (8, 10), ((8, 10), (13, 6))
+SOURCE_MISSING = "--source is missing: whoever gets the bundle wants to know where its weights come from"
+# As `sdl model import` takes them (onnx/src/manifest.rs).
+NAME, VERSION = re.compile(r"(?!\.)[a-z0-9._-]{1,64}"), re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 
 
 class Refused(Exception):
     """Why there is no bundle."""
+
+
+@contextlib.contextmanager
+def reading(what):
+    """Whatever a checkpoint that is missing or garbled brings about is `Refused`: every library has exceptions of its own for it."""
+    try:
+        yield
+    except (Refused, OSError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise Refused(f"{what} cannot be read: {type(error).__name__}: {reason}") from None
+
+
+def required(folder, *names):
+    """Refuses a folder that lacks one of some files."""
+    for name in names:
+        if not (pathlib.Path(folder) / name).exists():
+            raise Refused(f"{folder} has no {name}")
 
 
 class Bundle:
@@ -105,9 +129,12 @@ class Bundle:
     def denoiser(self, folder):
         """Adds the trained denoiser of `onnx/train/denoiser.py`; returns what its denoiser.toml says, for the manifest."""
         folder = pathlib.Path(folder)
-        said = tomllib.loads((folder / "denoiser.toml").read_text())
+        required(folder, "denoiser.onnx", "denoiser.toml")
+        with reading(folder / "denoiser.toml"):
+            said = tomllib.loads((folder / "denoiser.toml").read_text())
+            graphs = said.pop("graphs")
         self.add("denoiser.onnx", folder / "denoiser.onnx")
-        self.graphs |= said.pop("graphs")
+        self.graphs |= graphs
         return said
 
     def finish(self, manifest, name="bundle.toml"):
@@ -203,11 +230,28 @@ def arguments(description, licence):
     return parser
 
 
+def checked(args):
+    """The arguments, if the bundle can be imported under the name and version they give, and says where its weights come from."""
+    name = args.name or args.out.name
+    if not NAME.fullmatch(name):
+        raise Refused(f"the name is {name!r}, and must be 1 to 64 of a-z, 0-9, '.', '_', '-', and not start with '.'; --name gives it another one")
+    if not VERSION.fullmatch(args.version):
+        raise Refused(f"--version is {args.version!r}, and must be 1 to 64 letters, digits, '.', '_', '-', and not start with '.'")
+    for option in ("licence", "source", "revision"):
+        if re.search(r"[\x00-\x1f\x7f-\x9f]", getattr(args, option) or ""):
+            raise Refused(f"--{option} must not have control characters")
+    if args.out.exists():
+        raise Refused(f"{args.out} is there already")
+    if pathlib.Path(args.checkpoint).exists() and not args.source:
+        raise Refused(SOURCE_MISSING)
+    return args
+
+
 def provenance(args, files, source=None, revision=None, folder=None):
     """The head of the manifest. `files`: those that the weights were read from, named relative to `folder`."""
     source, revision = args.source or source, args.revision or revision
     if not source:
-        raise Refused("--source is missing: whoever gets the bundle wants to know where its weights come from")
+        raise Refused(SOURCE_MISSING)
     head = {"format": 1, "name": args.name or args.out.name, "version": args.version, "licence": args.licence, "source": source}
     if revision:
         head["revision"] = revision

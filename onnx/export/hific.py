@@ -9,7 +9,6 @@ channels and residual blocks are read off the weights. The hyperprior is left ou
 """
 
 import pathlib
-import pickle
 
 import torch
 from torch import nn
@@ -96,15 +95,13 @@ class Generator(nn.Module):
 
 def load(path):
     """Encoder, generator and pixel range of a checkpoint."""
-    try:
+    with bundle.reading(f"{path} is no checkpoint of that repository; it"):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         weights, settings = checkpoint["model_state_dict"], checkpoint.get("args", {})
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        raise bundle.Refused(f"{path} is no checkpoint of that repository: {error}") from None
-    # `module.` is what training on several devices puts in front.
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+        # `module.` is what training on several devices puts in front.
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
     parts = {name: {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")} for name in ("Encoder", "Generator")}
-    try:
+    with bundle.reading(f"{path}: encoder or generator is not the one of that repository with ChannelNorm; it"):
         encoder, generator = parts.values()
         widths = [encoder[f"conv_block{number}.1.weight"].shape[0] for number in range(1, 6)]
         channels = encoder["conv_block_out.1.weight"].shape[0]
@@ -116,13 +113,11 @@ def load(path):
         networks = Encoder(widths, channels), Generator(up, channels, blocks, bounded)
         for network, part in zip(networks, parts.values()):
             network.load_state_dict(part)
-    except (KeyError, RuntimeError) as error:
-        raise bundle.Refused(f"{path}: encoder or generator is not the one of that repository with ChannelNorm: {error}") from None
     return *networks, channels, [-1.0, 1.0] if bounded else [0.0, 1.0]
 
 
 def main():
-    args = bundle.arguments(__doc__, "Apache-2.0").parse_args()
+    args = bundle.checked(bundle.arguments(__doc__, "Apache-2.0").parse_args())
     path = pathlib.Path(args.checkpoint)
     encoder, generator, channels, pixels = load(path)
     low, high = pixels

@@ -73,7 +73,8 @@ def fetch(checkpoint, denoiser):
 
     parts = (*PARTS, "tokenizer", "scheduler") if denoiser else ("vae",)
     wanted = [f"{part}/*.{ending}" for part in parts for ending in ("json", "txt", "safetensors")]
-    return pathlib.Path(snapshot_download(checkpoint, allow_patterns=[*wanted, "*.json", "LICENSE*", "diffusion_pytorch_model.safetensors"]))
+    with bundle.reading(checkpoint):
+        return pathlib.Path(snapshot_download(checkpoint, allow_patterns=[*wanted, "*.json", "LICENSE*", "diffusion_pytorch_model.safetensors"]))
 
 
 def schedule(config):
@@ -124,17 +125,24 @@ def main():
     parser = bundle.arguments(__doc__, "CreativeML-OpenRAIL-M")
     parser.add_argument("--no-denoiser", action="store_true", help="only the autoencoder")
     parser.add_argument("--variant", help="of the checkpoint's files, e.g. fp16")
-    args = parser.parse_args()
+    args = bundle.checked(parser.parse_args())
     folder = fetch(args.checkpoint, not args.no_denoiser)
     source = revision = None
     if not pathlib.Path(args.checkpoint).is_dir():
         source, revision = f"https://huggingface.co/{args.checkpoint}", folder.name
     alone = not (folder / "vae").is_dir()
     home = folder if alone else folder / "vae"
-    autoencoder = AutoencoderKL.from_pretrained(home, variant=args.variant, torch_dtype=torch.float32)
+    denoiser = {}
+    # Before the export of the autoencoder, which takes minutes.
+    if not alone and not args.no_denoiser:
+        scheduler = pathlib.Path("scheduler", "scheduler_config.json")
+        bundle.required(folder, scheduler, *PARTS[1:], "tokenizer")
+        with bundle.reading(folder / scheduler):
+            denoiser = {"denoiser": schedule(json.loads((folder / scheduler).read_text()))}
+    with bundle.reading(home):
+        autoencoder = AutoencoderKL.from_pretrained(home, variant=args.variant, torch_dtype=torch.float32)
     config = autoencoder.config
     channels, stride = config.latent_channels, 2 ** (len(config.block_out_channels) - 1)
-    denoiser = {}
     with bundle.Bundle(args.out) as writer:
         picture = {"picture": lambda h, w: torch.rand(1, 3, stride * h, stride * w) * 2 - 1}
         writer.graph("analysis", Analysis(autoencoder), picture, ["mean", "log_variance"], args.fp16)
@@ -143,9 +151,9 @@ def main():
         writer.graph("synthesis", Synthesis(autoencoder), latent, ["pixels"], args.fp16)
         del autoencoder
         files = [file for pattern in WEIGHTS for file in home.glob(pattern)]
-        if not alone and not args.no_denoiser:
-            denoiser = {"denoiser": schedule(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))}
-            model = Denoiser(unet(folder, args.variant, channels), empty_prompt(folder, args.variant))
+        if denoiser:
+            with bundle.reading(folder):
+                model = Denoiser(unet(folder, args.variant, channels), empty_prompt(folder, args.variant))
             inputs = {"sample": lambda h, w: torch.randn(1, channels, h, w), "timestep": lambda h, w: torch.randint(0, 1000, (1,))}
             writer.graph("denoiser", model, inputs, ["prediction"], args.fp16)
             files += [file for part in PARTS[1:] for pattern in WEIGHTS for file in (folder / part).glob(pattern)]

@@ -56,6 +56,8 @@ class Block(nn.Module):
 def sequential(weights, decoder):
     """The network of a state dict in the original layout: an `nn.Sequential`, whose layers without weights are the gaps in its numbers."""
     numbers = sorted({int(key.split(".")[0]) for key in weights})
+    if not numbers:
+        raise bundle.Refused(f"the {'decoder' if decoder else 'encoder'} has no weights")
     layers = [Clamp()] if decoder else []
     for number in numbers:
         if number > len(layers):
@@ -88,7 +90,11 @@ def original(folder):
         if len(files) != 1:
             raise bundle.Refused(f"{folder} has {len(files)} files *_{half}.pth or .safetensors; there must be one")
         found += files
-    return *(sequential(read(file), decoder) for decoder, file in enumerate(found)), found
+    networks = []
+    for decoder, file in enumerate(found):
+        with bundle.reading(file):
+            networks.append(sequential(read(file), decoder))
+    return *networks, found
 
 
 class Half(nn.Module):
@@ -107,19 +113,24 @@ def diffusers(checkpoint):
     from diffusers import AutoencoderTiny
 
     folder = pathlib.Path(checkpoint)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
+    with bundle.reading(checkpoint):
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
 
-        folder = pathlib.Path(snapshot_download(checkpoint, allow_patterns=["config.json", "*.safetensors", "LICENSE*"]))
-    model = AutoencoderTiny.from_pretrained(folder)
+            folder = pathlib.Path(snapshot_download(checkpoint, allow_patterns=["config.json", "*.safetensors", "LICENSE*"]))
+        model = AutoencoderTiny.from_pretrained(folder)
     return Half(model, False), Half(model, True), list(folder.glob("*.safetensors")) + list(folder.glob("*.bin")), model.config, folder
 
 
 def vaelight(folder, writer):
     """Writes the graphs of VAElight; returns the files. There is no PyTorch for them: the reference are the graphs as they came."""
     files = [folder / "VAEencoder.onnx", folder / "VAEpreview.onnx"]
-    encoder, preview = (onnx.version_converter.convert_version(onnx.load(file), bundle.OPSET) for file in files)
-    before = [onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in files]
+    graphs, before = [], []
+    for file in files:
+        with bundle.reading(file):
+            graphs.append(onnx.version_converter.convert_version(onnx.load(file), bundle.OPSET))
+            before.append(onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]))
+    encoder, preview = graphs
     names = [output.name for output in preview.graph.output]
 
     # The picture is the sum of the four, each upsampled to the size of the last.
@@ -165,12 +176,17 @@ def _model(proto):
 def main():
     parser = bundle.arguments(__doc__, "MIT")
     parser.add_argument("--denoiser", type=pathlib.Path, metavar="FOLDER", help="of denoiser.onnx and denoiser.toml, as onnx/train/denoiser.py exports it")
-    args = parser.parse_args()
+    args = bundle.checked(parser.parse_args())
     folder = pathlib.Path(args.checkpoint)
+    is_vaelight = (folder / "VAEpreview.onnx").exists()
+    if is_vaelight:
+        bundle.required(folder, "VAEencoder.onnx")
+    if args.denoiser:
+        bundle.required(args.denoiser, "denoiser.onnx", "denoiser.toml")
     with bundle.Bundle(args.out) as writer:
         source = revision = None
         pixels = [0.0, 1.0]
-        if (folder / "VAEpreview.onnx").exists():
+        if is_vaelight:
             if args.fp16:
                 raise bundle.Refused("--fp16 is for PyTorch's weights; VAElight's graphs are taken as they are")
             files, channels, stride, pixels = vaelight(folder, writer), 4, 8, [-1.0, 1.0]

@@ -7,6 +7,8 @@ use std::io::{self, BufWriter, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use crate::archive::{self, Range, Refusal};
 use crate::error::listed;
@@ -204,7 +206,7 @@ impl Bundle {
 
     fn write_to(&self, path: &Path) -> Result<(), Error> {
         let failed = |error| Error::io("write", path)(error);
-        let mut writer = archive::Writer::new(BufWriter::new(File::create(path).map_err(failed)?));
+        let mut writer = archive::Writer::new(BufWriter::new(File::create_new(path).map_err(failed)?));
         for (name, entry) in &self.0.entries {
             let content = self.reader(name, entry.range)?;
             writer.entry(name, entry.range.length, entry.range.crc32, content).map_err(failed)?;
@@ -319,7 +321,7 @@ impl Bundle {
         let name = format!("{role} of {}", self.0.manifest.label());
         let externals = graph.external.iter().filter_map(|file| Some((file, beside(&graph.file, file)?)));
         if let Content::Folder(folder) = &self.0.content {
-            let source = GraphSource::file(folder.join(&graph.file)).named(name);
+            let source = GraphSource::file(folder.join(&graph.file)).named(name).sealed();
             return Ok(externals.fold(source, |source, (_, beside)| source.with_external_file(beside)));
         }
         let source = GraphSource::bytes(name, self.read(&graph.file)?);
@@ -456,10 +458,14 @@ fn hash_entries<'r>(
     Ok((entries, manifest))
 }
 
-/// The name under which a file is written before it is whole.
+/// A name under which a file or folder is written before it is whole, another one for each call: threads, and processes in
+/// containers that all have the same number, do so at the same time.
 pub(crate) fn partial(path: &Path) -> PathBuf {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    path.with_file_name(format!(".{name}.{}-{call}-{now:x}.partial", std::process::id()))
 }
 
 /// Makes a rename last. Not every system can do this to a folder; then there is nothing to do.

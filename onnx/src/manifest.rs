@@ -354,11 +354,31 @@ fn first() -> String {
     "1".to_owned()
 }
 
+/// What is wrong with the text of a manifest. It quotes that text: no more of it than one wants to read, and nothing that a terminal
+/// takes for a command.
+fn shown(error: &toml::de::Error) -> String {
+    const LONGEST: usize = 400;
+    let message = error.to_string();
+    let mut short = String::new();
+    for c in message.chars() {
+        if short.len() >= LONGEST {
+            short.push_str("...");
+            break;
+        }
+        if c.is_control() && c != '\n' {
+            short.extend(c.escape_default());
+        } else {
+            short.push(c);
+        }
+    }
+    short
+}
+
 impl Manifest {
     /// Reads and checks a manifest. `bundle` is for messages.
     pub fn parse(text: &str, bundle: &str) -> Result<Self, Error> {
         let wrong = |problem: String| Error::Manifest { bundle: bundle.to_owned(), problem };
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(shown(&error)))?;
         // Before anything else is looked at: a newer format may mean anything by the rest.
         let format = table.get("format").and_then(toml::Value::as_integer);
         match format {
@@ -369,8 +389,7 @@ impl Manifest {
             Some(found) => return Err(wrong(format!("there is no format {found}"))),
             None => return Err(wrong("`format` is missing; for this program it is 1".to_owned())),
         }
-        let manifest: Manifest =
-            table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+        let manifest: Manifest = table.try_into().map_err(|error: toml::de::Error| wrong(shown(&error)))?;
         manifest.check().map_err(wrong)?;
         Ok(manifest)
     }
@@ -397,6 +416,21 @@ impl Manifest {
         graphs.chain(conditions).chain(tables).chain(codebook).chain(self.sums.keys()).map(String::as_str)
     }
 
+    /// Every text of somebody's own words, and what it is.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let roles = self.graphs.keys().map(|role| ("graphs", role.as_str()));
+        let ports = self.graphs.values().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs));
+        let conditions = self.denoiser.iter().flat_map(|denoiser| &denoiser.conditions);
+        [("licence", self.licence.as_str()), ("source", &self.source)]
+            .into_iter()
+            .chain(self.revision.iter().map(|text| ("revision", text.as_str())))
+            .chain(roles)
+            .chain(ports.map(|port| ("inputs and outputs", port.name())))
+            .chain(conditions.map(|condition| ("denoiser.conditions", condition.input.as_str())))
+            .chain(self.files().map(|file| ("file names", file)))
+            .chain(self.sums.values().map(|sum| ("sums", sum.as_str())))
+    }
+
     fn check(&self) -> Result<(), String> {
         const LONGEST_NAME: usize = 64;
         const MOST_CHANNELS: usize = 4096;
@@ -418,6 +452,10 @@ impl Manifest {
             word(&self.version, char::is_ascii_uppercase),
             "`version` must be 1 to 64 letters, digits, `.`, `_`, `-`, and not start with `.`",
         )?;
+        // They are shown on terminals, which take some of these characters for commands.
+        for (key, text) in self.texts() {
+            must(!text.chars().any(char::is_control), &format!("`{key}` must not have control characters"))?;
+        }
         let Latent { channels, stride, scale, shift, step } = &self.latent;
         must((1..=MOST_CHANNELS).contains(channels), "`latent.channels` must be 1 to 4096")?;
         must((1..=LARGEST_STRIDE).contains(stride), "`latent.stride` must be 1 to 256")?;
@@ -522,6 +560,18 @@ mod tests {
         assert!(message(TEXT.replace("channels = 2", "channels = 0")).contains("latent.channels"));
         assert!(message(TEXT.replace("[0.5, 2]", "[0.5]")).contains("latent.scale"));
         assert!(message(TEXT.replace("\"taef2\"", "\"../up\"")).contains("`name`"));
+        for (from, to) in [
+            ("\"MIT\"", r#""MIT\u001b[2J""#),
+            ("licence =", r#"source = "\u0007"\nlicence ="#),
+            ("\"latent\"", r#""\u001b]0;x""#),
+            ("synthesis.natural", r#"\u009b"#),
+        ] {
+            let message = message(TEXT.replace(from, &to.replace("\\n", "\n")));
+            assert!(message.contains("must not have control characters"), "{message}");
+        }
+        let quoted =
+            message(TEXT.replace("format = 1", &format!("format = \u{1b}[2J{}", "x".repeat(10_000))));
+        assert!(quoted.len() < 1000 && !quoted.contains('\u{1b}'), "{quoted}");
         assert!(message(TEXT.replace("= 0.012", "= 1.2")).contains("denoiser.schedule"));
         assert!(message("format = 1".to_owned()).contains("bundle b.sdlm, bundle.toml: "));
     }

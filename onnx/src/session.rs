@@ -125,16 +125,15 @@ fn agree(
     let of_pictures =
         [role::ANALYSIS, role::SYNTHESIS, role::SYNTHESIS_NATURAL, role::CORRECTION, role::DENOISER];
     let picture = of_pictures.contains(&name);
-    if picture {
-        for (kind, info) in [("input", inputs.first()), ("output", outputs.first())] {
-            let Some(info) = info else { return Err(format!("the graph has no {kind}")) };
-            if let Some(shape) = info.shape.as_ref().filter(|shape| shape.len() != PICTURE_RANK) {
-                return Err(format!(
-                    "{kind} `{}` has {} dimensions, and {PICTURE_RANK} are needed (N, C, H, W)",
-                    info.name,
-                    shape.len()
-                ));
-            }
+    for (kind, info) in [("input", inputs.first()), ("output", outputs.first())] {
+        // Whoever runs a graph, of whatever role, gives it something and takes something out.
+        let Some(info) = info else { return Err(format!("the graph has no {kind}")) };
+        if let Some(shape) = info.shape.as_ref().filter(|shape| picture && shape.len() != PICTURE_RANK) {
+            return Err(format!(
+                "{kind} `{}` has {} dimensions, and {PICTURE_RANK} are needed (N, C, H, W)",
+                info.name,
+                shape.len()
+            ));
         }
     }
     Ok((inputs, outputs))

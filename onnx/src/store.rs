@@ -132,27 +132,37 @@ impl Store {
                 || entry.label() == wanted
                 || (hex && entry.id.to_string().starts_with(&lower))
         };
-        let mut found: Vec<StoreEntry> = self.list().into_iter().filter(answers).collect();
+        let found: Vec<StoreEntry> = self.list().into_iter().filter(answers).collect();
         // The same bundle in two folders is one bundle.
         let mut seen = std::collections::HashSet::new();
-        found.retain(|entry| seen.insert(entry.id));
-        match &found[..] {
-            [] => Err(self.missing(wanted)),
-            [one] => one.open(),
-            _ => Err(Error::Ambiguous {
+        let bundles: Vec<&StoreEntry> = found.iter().filter(|entry| seen.insert(entry.id)).collect();
+        if bundles.len() > 1 {
+            return Err(Error::Ambiguous {
                 wanted: wanted.to_owned(),
-                found: listed(found.iter().map(|entry| format!("{} ({})", entry.label(), entry.id))),
-            }),
+                found: listed(bundles.iter().map(|entry| format!("{} ({})", entry.label(), entry.id))),
+            });
         }
+        self.open_one(&found, wanted)
+    }
+
+    /// The first of some copies of a bundle that is whole; if none is, what is wrong with the first.
+    fn open_one(&self, copies: &[StoreEntry], wanted: &str) -> Result<Bundle, Error> {
+        let mut first = None;
+        for copy in copies {
+            match copy.open() {
+                Ok(bundle) => return Ok(bundle),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| self.missing(wanted)))
     }
 
     /// The bundle that a `.sdl` file names by the first 8 bytes of its id, opened and verified.
     pub fn find_short(&self, short: [u8; 8]) -> Result<Bundle, Error> {
         let digits: String = short.iter().map(|byte| format!("{byte:02x}")).collect();
-        match self.list().into_iter().find(|entry| entry.id.short() == short) {
-            Some(entry) => entry.open(),
-            None => Err(self.missing(&digits)),
-        }
+        let found: Vec<StoreEntry> =
+            self.list().into_iter().filter(|entry| entry.id.short() == short).collect();
+        self.open_one(&found, &digits)
     }
 
     fn missing(&self, wanted: &str) -> Error {
@@ -162,20 +172,22 @@ impl Store {
 
     /// Copies a `.sdlm` file, or a folder of the same content, into the store.
     ///
-    /// The copy is verified before it gets its name. A bundle that is there already is left alone; another bundle with
-    /// the same name and version is refused.
+    /// The copy is verified before it gets its name. A bundle that is there already is left alone, and a damaged copy of it
+    /// gives way; another bundle with the same name and version is refused.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<StoreEntry, Error> {
         let path = path.as_ref();
         let bundle = Bundle::open(path)?;
         let (manifest, id) = (bundle.manifest(), bundle.id());
         let label = manifest.label();
-        if let Some(known) = self.list().into_iter().find(|entry| entry.label() == label) {
-            if known.id == id && known.open().is_ok() {
-                return Ok(known);
-            }
+        let mut damaged = Vec::new();
+        for known in self.list().into_iter().filter(|entry| entry.label() == label) {
             if known.id != id {
                 return Err(Error::NameTaken { name: label, stored: known.id, path: known.path, new: id });
             }
+            if known.open().is_ok() {
+                return Ok(known);
+            }
+            damaged.push(known.path);
         }
         let Some(folder) = self.folders.first() else { return Err(self.missing(&label)) };
         std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
@@ -204,16 +216,41 @@ impl Store {
                         ),
                     });
                 }
-                // A damaged bundle of the same name was found above: make room.
-                remove(&target);
-                std::fs::rename(&partial, &target).map_err(Error::io("rename to", &target))
+                put(&partial, &target, id)
             });
         if let Err(error) = copied {
             remove(&partial);
             return Err(error);
         }
+        // Folders behind the first one are not written to.
+        damaged
+            .iter()
+            .filter(|path| **path != target && path.parent() == Some(folder))
+            .for_each(|path| remove(path));
         sync_folder_of(&target);
         Ok(entry)
+    }
+}
+
+/// Gives what was copied its name, in place of a damaged copy. If somebody else was faster with a folder, theirs stays.
+fn put(partial: &Path, target: &Path, id: BundleId) -> Result<(), Error> {
+    // A file takes the place of another one in one step; a folder only that of an empty one.
+    let Err(error) = std::fs::rename(partial, target) else { return Ok(()) };
+    if !target.exists() {
+        return Err(Error::io("rename to", target)(error));
+    }
+    if Bundle::open(target).is_ok_and(|there| there.id() == id) {
+        remove(partial);
+        return Ok(());
+    }
+    remove(target);
+    match std::fs::rename(partial, target) {
+        Ok(()) => Ok(()),
+        Err(_) if Bundle::open(target).is_ok_and(|there| there.id() == id) => {
+            remove(partial);
+            Ok(())
+        }
+        Err(error) => Err(Error::io("rename to", target)(error)),
     }
 }
 
@@ -234,13 +271,14 @@ fn candidates(folder: &Path) -> Vec<PathBuf> {
 
 fn copy(bundle: &Bundle, from: &Path, to: &Path) -> io::Result<()> {
     let one = |from: &Path, to: &Path| {
-        let mut target = File::create(to)?;
+        let mut target = File::create_new(to)?;
         io::copy(&mut File::open(from)?, &mut target)?;
         target.sync_all()
     };
     if !from.is_dir() {
         return one(from, to);
     }
+    std::fs::create_dir(to)?;
     for (name, _) in bundle.entries() {
         let target = to.join(name);
         if let Some(parent) = target.parent() {

@@ -260,6 +260,41 @@ fn a_graph_that_is_not_what_its_manifest_says_is_refused() {
 }
 
 #[test]
+fn a_graph_reads_no_file_that_its_manifest_does_not_declare() {
+    let folder = folder(|text| text.replace("external = [\"graphs/external.onnx.data\"]", ""));
+    let (_keep, path) = packed(folder.path());
+    for backend in backends() {
+        for path in [folder.path(), &path] {
+            let bundle = Bundle::open(path).unwrap();
+            let message = bundle.graph("wide", &with(backend, 1)).unwrap_err().to_string();
+            assert!(message.contains("the file `external.onnx.data`, which is not declared"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_graph_without_an_input_or_an_output_is_refused() {
+    let folder =
+        folder(|text| text.replace("[graphs.wide]", "[graphs.empty]\nfile = \"empty.onnx\"\n[graphs.wide]"));
+    let tensor = common::field(2, &common::field(1, &[&[8, 1][..], &common::field(2, b"")].concat()));
+    let port = [common::field(1, b"x"), tensor].concat();
+    // Only an input, and only an output, which is a constant.
+    let constant = [vec![8, 1, 16, 1], common::field(9, &[0; 4]), common::field(8, b"x")].concat();
+    let graphs = [common::field(11, &port), [common::field(5, &constant), common::field(12, &port)].concat()];
+    for graph in graphs {
+        std::fs::write(folder.path().join("empty.onnx"), common::model(&graph)).unwrap();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        for backend in backends() {
+            let message = bundle.graph("empty", &with(backend, 1)).unwrap_err().to_string();
+            // ONNX Runtime itself refuses to load some of them.
+            let is_known =
+                message.contains("the graph has no ") || message.contains("ONNX Runtime cannot load");
+            assert!(is_known, "{backend}: {message}");
+        }
+    }
+}
+
+#[test]
 fn every_kind_of_bundle_runs_on_every_engine() {
     let folder = folder(str::to_owned);
     let (_keep, path) = packed(folder.path());
@@ -357,6 +392,54 @@ fn the_store_imports_lists_and_finds() {
     assert!(matches!(store.find(&id[..7]), Err(Error::Missing { .. })));
     assert!(matches!(store.find_short([0; 8]), Err(Error::Missing { .. })));
     assert!(std::fs::read_dir(&models).unwrap().count() == 1, "nothing half-written is left");
+}
+
+#[test]
+fn importing_at_the_same_time_leaves_one_whole_bundle() {
+    let folder = folder(str::to_owned);
+    let (_keep, path) = packed(folder.path());
+    for from in [folder.path(), &path] {
+        let home = TempDir::new().unwrap();
+        let store = Store::at([home.path().to_owned()]);
+        const CALLERS: usize = 8;
+        let together = Barrier::new(CALLERS);
+        std::thread::scope(|scope| {
+            let import = || {
+                together.wait();
+                store.import(from)
+            };
+            let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(import)).collect();
+            callers.into_iter().for_each(|caller| assert!(caller.join().unwrap().is_ok()));
+        });
+        assert!(store.find("tiny").is_ok());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "nothing half-written is left");
+    }
+}
+
+#[test]
+fn a_damaged_copy_gives_way_to_one_of_the_other_kind() {
+    let folder = folder(str::to_owned);
+    let (_keep, path) = packed(folder.path());
+    for (first, second) in [(folder.path(), &*path), (&*path, folder.path())] {
+        let home = TempDir::new().unwrap();
+        let [own, behind] = ["own", "behind"].map(|name| home.path().join(name));
+        let store = Store::at([own.clone(), behind.clone()]);
+        let damaged = store.import(first).unwrap();
+        let file = if damaged.path.is_dir() { damaged.path.join("tables.bin") } else { damaged.path.clone() };
+        std::fs::write(file, "damaged").unwrap();
+        let copy = store.import(second).unwrap();
+        assert!(copy.path != damaged.path && !damaged.path.exists(), "{copy:?}");
+        assert_eq!(store.find("tiny").unwrap().id(), copy.id);
+        // One that is damaged does not hide a whole one behind it.
+        let whole = Store::at([behind.clone()]).import(second).unwrap();
+        std::fs::remove_dir_all(&own).unwrap();
+        let damaged = store.import(first).unwrap();
+        assert_eq!(damaged.path, whole.path, "it is there already");
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::write(own.join(format!("tiny@1.0.{}.sdlm", whole.id)), "damaged").unwrap();
+        assert_eq!(store.find("tiny@1.0").unwrap().id(), whole.id);
+        assert_eq!(store.find_short(whole.id.short()).unwrap().id(), whole.id);
+    }
 }
 
 #[test]

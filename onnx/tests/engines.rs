@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Barrier;
 
-use common::{Numbers, backends, source, with};
+use common::{Numbers, backends, field, source, with};
 use sdl_onnx::{Backend, Dimension, ElementType, Graph, RunOptions, Tensor, TensorView, engine};
 
 fn load(backend: Backend, name: &str, threads: usize) -> Box<dyn Graph> {
@@ -329,6 +329,45 @@ fn bytes_that_are_no_graph_are_an_error_that_names_graph_and_engine() {
             let error = engine(backend).unwrap().load(&source, &with(backend, 1)).unwrap_err().to_string();
             assert!(error.contains("broken.onnx") && error.contains("cannot load"), "{error}");
         }
+    }
+}
+
+/// One `Relu` behind the other, from x to y.
+fn chain(count: usize) -> sdl_onnx::GraphSource {
+    let name = |at: usize| {
+        if at == 0 {
+            "x".to_owned()
+        } else if at == count {
+            "y".to_owned()
+        } else {
+            at.to_string()
+        }
+    };
+    let node = |at: usize| {
+        let ports = [field(1, name(at).as_bytes()), field(2, name(at + 1).as_bytes())].concat();
+        field(1, &[ports, field(4, b"Relu")].concat())
+    };
+    let port = |number: u8, name: &str| {
+        let shape = field(2, &field(1, &[8, 1]));
+        let tensor = field(2, &field(1, &[vec![8, 1], shape].concat()));
+        field(number, &[field(1, name.as_bytes()), tensor].concat())
+    };
+    let nodes: Vec<u8> = (0..count).flat_map(node).collect();
+    let graph = [nodes, port(11, "x"), port(12, "y")].concat();
+    sdl_onnx::GraphSource::bytes("chain", common::model(&graph))
+}
+
+/// In a test's thread, whose stack is a quarter of the main one's.
+#[test]
+fn a_chain_of_nodes_runs_or_is_refused_and_does_not_overflow_the_stack() {
+    let options = with(Backend::Rust, 1);
+    let engine = engine(Backend::Rust).unwrap();
+    let graph = engine.load(&chain(4000), &options).unwrap();
+    let view = TensorView::f32(&[1], &[7.0]).unwrap();
+    assert_eq!(graph.run(&[("x", view)], &["y"]).unwrap()[0].as_f32().unwrap(), [7.0]);
+    for count in [4001, 20_000] {
+        let message = engine.load(&chain(count), &options).unwrap_err().to_string();
+        assert!(message.contains(&format!("it has {count} nodes")), "{message}");
     }
 }
 

@@ -60,6 +60,14 @@ def test_other_checkpoints_are_refused_and_leave_nothing(export, picture, tmp_pa
     (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(SystemExit, match="no checkpoint"):
         export(hific, *arguments)
+    for content in (b"", b"junk" * 10):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(SystemExit, match="no checkpoint"):
+            export(hific, *arguments)
+    for saved in ([1, 2], {"model_state_dict": [1, 2]}):
+        torch.save(saved, tmp_path / "x.pt")
+        with pytest.raises(SystemExit, match="no checkpoint"):
+            export(hific, *arguments)
     torch.save({"model_state_dict": {"Encoder.conv_block1.1.weight": torch.zeros(4, 3, 7, 7)}}, tmp_path / "x.pt")
     with pytest.raises(SystemExit, match="encoder or generator"):
         export(hific, *arguments)

@@ -126,6 +126,23 @@ def test_a_graph_that_does_other_than_pytorch_is_refused_and_leaves_nothing(expo
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
 
 
+def test_a_checkpoint_that_lacks_a_part_or_is_garbled_is_refused_before_the_export(export, picture, tmp_path, monkeypatch):
+    import bundle
+
+    autoencoder(tmp_path / "checkpoint" / "vae", picture)
+    monkeypatch.setattr(bundle, "Bundle", None)
+    arguments = tmp_path / "checkpoint", tmp_path / "toy", "--licence", "OpenRAIL", "--source", "the tests"
+    with pytest.raises(SystemExit, match="checkpoint has no scheduler/scheduler_config.json"):
+        export(stable_diffusion, *arguments)
+    diffusion(tmp_path / "checkpoint", SCHEDULER)
+    (tmp_path / "checkpoint" / "scheduler" / "scheduler_config.json").write_text("{")
+    with pytest.raises(SystemExit, match="scheduler_config.json cannot be read"):
+        export(stable_diffusion, *arguments)
+    (tmp_path / "checkpoint" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"junk")
+    with pytest.raises(SystemExit, match="vae"):
+        export(stable_diffusion, *arguments, "--no-denoiser")
+
+
 def test_schedules_are_read_as_diffusers_reads_them():
     from diffusers import DDIMScheduler
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -124,3 +126,42 @@ def test_what_is_no_tiny_autoencoder_is_refused_and_leaves_nothing(export, tmp_p
     with pytest.raises(SystemExit, match="layer 7"):
         export(tiny_autoencoder, *arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--name", "Toy"], "the name is 'Toy'"), (["--name", ".toy"], "the name is"), (["--name", "a" * 65], "the name is"), (["--version", "1 0"], "--version is '1 0'"),
+    (["--licence", "MIT\x1b[2J"], "--licence must not have control"), (["--source", ""], "--source is missing"), (["--denoiser", "nowhere"], "nowhere has no denoiser.onnx"),
+])  # fmt: skip
+def test_what_could_not_be_imported_is_refused_before_anything_is_read(export, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(tiny_autoencoder, "original", None)
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        export(tiny_autoencoder, tmp_path / "checkpoint", tmp_path / "toy", "--licence", "MIT", "--source", "the tests", *arguments)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_garbled_checkpoint_is_refused_in_one_line(export, tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+
+    def refusal():
+        with pytest.raises(SystemExit) as refused:
+            export(tiny_autoencoder, folder, tmp_path / "toy", "--licence", "MIT", "--source", "the tests")
+        assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+        return str(refused.value)
+
+    for content in (b"", b"junk" * 10):
+        for half in ("encoder", "decoder"):
+            (folder / f"a_{half}.pth").write_bytes(content)
+        assert "a_encoder.pth cannot be read" in refusal()
+    for weights in ({}, {"x.weight": torch.zeros(1)}, {"0.weight": 3}, [1, 2]):
+        torch.save(weights, folder / "a_encoder.pth")
+        assert "encoder" in refusal()
+    (folder / "VAEpreview.onnx").write_bytes(b"junk")
+    assert "has no VAEencoder.onnx" in refusal()
+    (folder / "VAEencoder.onnx").write_bytes(b"junk")
+    assert "VAEencoder.onnx cannot be read" in refusal()
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "config.json").write_text("{")
+    refusal()

@@ -11,7 +11,6 @@ mod provider;
 mod rten;
 mod signature;
 mod source;
-#[cfg(feature = "rten")]
 mod wire;
 
 use std::fmt;

@@ -14,7 +14,7 @@ use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, Tensor
 
 use super::signature::Signature;
 use super::source::{LARGE, Model};
-use super::{library, provider};
+use super::{library, provider, wire};
 use crate::tensor::Elements;
 use crate::{
     Dimension, ElementType, Engine, Error, Graph, GraphSource, RunOptions, Tensor, TensorData, TensorView,
@@ -51,6 +51,7 @@ impl Engine for OnnxRuntime {
         let limit = if single { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
         let loader =
             Loader { environment: self.environment, source: source.clone(), options: options.clone() };
+        loader.check()?;
         let session = loader.session()?;
         let graph = source.name().to_owned();
         let inputs = session.inputs().iter().map(|value| info(value.name(), value.dtype())).collect();
@@ -100,6 +101,23 @@ struct Loader {
 }
 
 impl Loader {
+    fn failed(&self, reason: impl Into<String>) -> Error {
+        Error::Load { graph: self.source.name().to_owned(), engine: NAME.to_owned(), reason: reason.into() }
+    }
+
+    /// Fails unless the graph is an ONNX model that reads no file which was not declared: ONNX Runtime opens any.
+    fn check(&self) -> Result<(), Error> {
+        let read;
+        let bytes: &[u8] = match self.source.model() {
+            Model::Bytes { model, .. } => model,
+            Model::File { model, .. } => {
+                read = std::fs::read(model).map_err(|error| self.failed(error.to_string()))?;
+                &read
+            }
+        };
+        wire::check(bytes, &self.source).map(|_| ()).map_err(|reason| self.failed(reason))
+    }
+
     fn session(&self) -> Result<Session, Error> {
         let provider = match provider::dispatch(&self.options)? {
             // With its arena, also for large graphs: without it the decoder of Stable Diffusion takes a tenth more time for a
@@ -107,11 +125,7 @@ impl Loader {
             None => ep::CPU::default().with_arena_allocator(true).build().error_on_failure(),
             Some(provider) => provider,
         };
-        let reported = |error: ort::Error| Error::Load {
-            graph: self.source.name().to_owned(),
-            engine: NAME.to_owned(),
-            reason: error.message().to_owned(),
-        };
+        let reported = |error: ort::Error| self.failed(error.message());
         let name = provider.name();
         let mut builder =
             self.configured().map_err(reported)?.with_execution_providers([provider]).map_err(|error| {

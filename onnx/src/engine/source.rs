@@ -49,6 +49,8 @@ impl From<Vec<u8>> for Bytes {
 pub struct GraphSource {
     name: String,
     model: Model,
+    /// Whether all external data was declared. If not, it may be in any file beside a graph in a file.
+    sealed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -60,13 +62,15 @@ pub(crate) enum Model {
 impl GraphSource {
     /// A graph in memory. `name` is for messages.
     pub fn bytes(name: impl Into<String>, model: impl Into<Bytes>) -> Self {
-        GraphSource { name: name.into(), model: Model::Bytes { model: model.into(), external: Vec::new() } }
+        let model = Model::Bytes { model: model.into(), external: Vec::new() };
+        GraphSource { name: name.into(), model, sealed: true }
     }
 
     /// A graph in a file. External data must lie beside it.
     pub fn file(model: impl Into<PathBuf>) -> Self {
         let model = model.into();
-        GraphSource { name: model.display().to_string(), model: Model::File { model, external: Vec::new() } }
+        let name = model.display().to_string();
+        GraphSource { name, model: Model::File { model, external: Vec::new() }, sealed: false }
     }
 
     /// A graph in memory with a file of external data: `name` is what the graph calls it. A graph in a file looks for its
@@ -86,6 +90,24 @@ impl GraphSource {
             external.push(model.with_file_name(name));
         }
         self
+    }
+
+    /// The same graph, to read no external data but what was declared.
+    #[must_use]
+    pub(crate) fn sealed(mut self) -> Self {
+        self.sealed = true;
+        self
+    }
+
+    /// Whether the graph may have values in a file that it calls `location`.
+    pub(crate) fn declares(&self, location: &str) -> bool {
+        match &self.model {
+            Model::Bytes { external, .. } => external.iter().any(|(name, _)| name == location),
+            Model::File { model, external } => {
+                let beside = Path::new(location).file_name().is_some_and(|name| name == location);
+                external.contains(&model.with_file_name(location)) || (beside && !self.sealed)
+            }
+        }
     }
 
     /// The same graph under another name in messages.

@@ -31,6 +31,25 @@ pub fn backends() -> Vec<Backend> {
     }
 }
 
+/// A field of a protobuf message that has bytes in it.
+pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    let mut length = content.len();
+    while length > 0x7f {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend(content);
+    bytes
+}
+
+/// An ONNX model of the content of its graph.
+pub fn model(graph: &[u8]) -> Vec<u8> {
+    let operators = field(8, &[16, 20]);
+    [vec![8, 10], operators, field(7, &[&field(2, b"g"), graph].concat())].concat()
+}
+
 /// The generator of `tests/data/make.py`.
 pub struct Numbers(pub u32);
 

@@ -4,7 +4,7 @@
 //! runtimes find what they like. Reading follows the values through all that, one node after the other, in a form of its own ([`Value`]):
 //! what is a convention becomes nothing, what is arithmetic becomes a [`Step`]. Every node must be understood, else there is no program.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
@@ -19,6 +19,11 @@ use crate::{Dimension, ElementType, ValueInfo};
 const LARGEST_FACTOR: usize = 256;
 /// Integers below it are exact in floating point.
 const EXACT: u64 = 1 << 24;
+/// What a number of the latent, and one of the hyper-latent, is never beyond (docs/FORMAT.md, section 5).
+const LARGEST_LATENT: f64 = 2047.0;
+const LARGEST_HYPER_LATENT: f64 = 127.0;
+/// No tensor of these graphs has more axes.
+const MOST_AXES: usize = 8;
 
 /// The order in which the graph sees a value; in its register the channels are always last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ enum Value {
         scales: Rc<Vec<f32>>,
     },
     Bias {
-        values: Vec<i32>,
+        values: Rc<Vec<i32>>,
         scales: Rc<Vec<f32>>,
     },
     Wide(Place, Order),
@@ -84,10 +89,10 @@ enum Value {
 #[derive(Debug, Clone)]
 enum Constant {
     Floats(Vec<usize>, Rc<Vec<f32>>),
-    Bytes(Vec<u8>),
+    Bytes(Rc<Vec<u8>>),
     Weights(Vec<usize>, Rc<Vec<i8>>),
-    Words(Vec<i32>),
-    Sizes(Vec<i64>),
+    Words(Rc<Vec<i32>>),
+    Sizes(Rc<Vec<i64>>),
 }
 
 /// What a convolution of integers is.
@@ -110,7 +115,25 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         _ => return None,
     };
     let stride = stride(graph)?;
-    let mut reader = Reader { isa, values: HashMap::new(), steps: Vec::new(), registers: 0 };
+    // An encoder takes bytes, and is not promised to the bit; what makes bytes of values makes pixels of a latent.
+    let largest = match output_info.element_type {
+        _ if of_bytes => None,
+        Some(ElementType::U8) => Some(LARGEST_LATENT),
+        _ => Some(LARGEST_HYPER_LATENT),
+    };
+    let mut readers: HashMap<String, usize> = HashMap::new();
+    for name in graph.node.iter().flat_map(|node| &node.input).chain([&output_info.name]) {
+        *readers.entry(name.clone()).or_default() += 1;
+    }
+    let mut reader = Reader {
+        isa,
+        largest,
+        readers,
+        rounded: None,
+        values: HashMap::new(),
+        steps: Vec::new(),
+        registers: 0,
+    };
     for tensor in &graph.initializer {
         reader.values.insert(tensor.name.clone()?, Value::Constant(constant(tensor)?));
     }
@@ -128,6 +151,7 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         Value::Wide(place, Order::First) => Output::Wide(*place),
         _ => return None,
     };
+    reader.drop_dead(output);
     if !reader.whole(of_bytes, output) {
         return None;
     }
@@ -138,6 +162,12 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
 /// What reads a graph.
 struct Reader {
     isa: Isa,
+    /// What no value of the input is beyond, if the graph is a decoder's and must be exact for all of them.
+    largest: Option<f64>,
+    /// How many inputs of nodes, and outputs of the graph, have a name.
+    readers: HashMap<String, usize>,
+    /// The value that the last `Round` made.
+    rounded: Option<String>,
     values: HashMap<String, Value>,
     steps: Vec<Step>,
     registers: usize,
@@ -172,20 +202,24 @@ impl Reader {
         let inputs: Vec<Value> =
             node.input.iter().map(|name| self.values.get(name).cloned()).collect::<Option<_>>()?;
         let attributes = Attributes(&node.attribute);
+        if !attributes.all_known(node.op_type.as_deref()?) {
+            return None;
+        }
         match (node.op_type.as_deref()?, &inputs[..]) {
             ("Conv", [input, weights, bias]) => self.convolution(input, weights, bias, attributes),
             ("QuantizeLinear", [input, scale, zero]) => self.quantise(input, scale_of(scale, zero)?),
             ("DequantizeLinear", [input, scale, zero]) => dequantise(input, scale, Some(zero), attributes),
             ("DequantizeLinear", [input, scale]) => dequantise(input, scale, None, attributes),
             ("Transpose", [input]) => transpose(input, attributes.integers("perm")?),
-            ("Shape", [input]) if attributes.is_empty() => shape_of(input),
+            ("Shape", [input]) => shape_of(input),
             ("Slice", [Value::Shape(sizes), from, to]) => {
                 let (from, to) = (index(from)?, index(to)?);
                 Some(Value::Shape(sizes.get(from..to)?.to_vec()))
             }
             ("Concat", parts) if attributes.integer("axis", 0) == Some(0) => {
-                let parts = parts.iter().map(sizes).collect::<Option<Vec<_>>>()?;
-                Some(Value::Shape(parts.concat()))
+                let parts = parts.iter().map(sizes).collect::<Option<Vec<_>>>()?.concat();
+                // A few nodes that double it would take all memory.
+                (parts.len() <= MOST_AXES).then_some(Value::Shape(parts))
             }
             ("Mul", [Value::Shape(sizes), Value::Constant(Constant::Sizes(by))]) => {
                 let [by] = by[..] else { return None };
@@ -218,11 +252,16 @@ impl Reader {
             ("Round", [Value::Wide(of, order)]) => {
                 let to = self.register(of.channels, of.factor);
                 self.steps.push(Step::Round { of: *of, low: f32::NEG_INFINITY, high: f32::INFINITY, to });
+                self.rounded = node.output.first().cloned();
                 Some(Value::Wide(to, *order))
             }
             ("Clip", [Value::Wide(of, order), low, high]) => {
                 let (least, most) = (float(low)?, float(high)?);
-                // What was just rounded; it is not read anywhere else, for the output is behind it.
+                // What was just rounded, and is read nowhere else: the step clips as well.
+                let name = node.input.first().filter(|name| self.rounded.as_ref() == Some(name))?;
+                if self.readers.get(name) != Some(&1) {
+                    return None;
+                }
                 match self.steps.last_mut()? {
                     Step::Round { low, high, to, .. } if to == of && least <= most => {
                         (*low, *high) = (least, most);
@@ -244,10 +283,7 @@ impl Reader {
     ) -> Option<Value> {
         let all =
             |name, wanted: i64| attributes.integers(name).is_none_or(|v| v.iter().all(|v| *v == wanted));
-        let plain = ["kernel_shape", "pads", "group", "strides", "dilations"];
-        if attributes.0.iter().any(|a| a.name.as_deref().is_none_or(|name| !plain.contains(&name)))
-            || !all("dilations", 1)
-        {
+        if !all("dilations", 1) {
             return None;
         }
         let group = usize::try_from(attributes.integer("group", 1)?).ok()?;
@@ -303,6 +339,11 @@ impl Reader {
                     || bias.is_empty()
                     || !bias.len().is_multiple_of(LANES)
                 {
+                    return None;
+                }
+                // Of other values than those of the input it is not known how large they get.
+                let is_input = matches!(input, Value::Input { .. });
+                if self.largest.is_some_and(|largest| !is_input || !is_exact(weights, bias, largest)) {
                     return None;
                 }
                 let to = self.register(bias.len(), factor);
@@ -470,6 +511,21 @@ impl Reader {
         }
     }
 
+    /// Leaves out what does not lead to the output.
+    fn drop_dead(&mut self, output: Output) {
+        let (Output::Bytes(end) | Output::Wide(end)) = output;
+        let mut needed = HashSet::from([end.register]);
+        let mut dead = Vec::new();
+        for step in self.steps.iter().rev() {
+            let is_needed = needed.contains(&step.writes().register);
+            if is_needed {
+                needed.extend(step.reads().into_iter().flatten());
+            }
+            dead.push(!is_needed);
+        }
+        self.steps.retain(|_| dead.pop() == Some(false));
+    }
+
     /// Whether every step reads what one before it has left: written, and not taken over for another result. The input is there if it
     /// is bytes, and is not what comes out.
     fn whole(&self, of_bytes: bool, output: Output) -> bool {
@@ -533,6 +589,28 @@ fn joined(high: &Value, low: &Value) -> Option<Value> {
     Some(Value::Sums { of: *of, kind, bias, scales: scales.clone(), most })
 }
 
+/// Whether every sum of values up to `largest` times the weights (N, K) of an output, and its bias, is exact in whatever order: all of
+/// it below 2^24 of the unit that weights and bias are multiples of.
+fn is_exact(weights: &[f32], bias: &[f32], largest: f64) -> bool {
+    weights.chunks_exact((weights.len() / bias.len().max(1)).max(1)).zip(bias).all(|(weights, bias)| {
+        let unit = weights.iter().chain([bias]).filter(|value| **value != 0.0).map(|value| unit(*value));
+        let unit = unit.fold(f64::INFINITY, f64::min);
+        let sum: f64 = weights.iter().map(|weight| f64::from(weight.abs())).sum();
+        // Not so where one of them is no number; infinity is the unit where all of them are 0.
+        (f64::from(bias.abs()) + largest * sum) / unit < EXACT as f64
+    })
+}
+
+/// The largest power of two that a finite number other than 0 is a multiple of.
+fn unit(value: f32) -> f64 {
+    const FRACTION_BITS: u32 = 23;
+    const LEAST_EXPONENT: i32 = -149;
+    let exponent = value.to_bits() >> FRACTION_BITS & 0xff;
+    let fraction = value.to_bits() & ((1 << FRACTION_BITS) - 1);
+    let digits = if exponent > 0 { fraction | 1 << FRACTION_BITS } else { fraction };
+    2f64.powi(LEAST_EXPONENT + (exponent.max(1) - 1) as i32 + digits.trailing_zeros() as i32)
+}
+
 /// The digits of weights, added: weights of floating point.
 fn added(high: &Value, low: &Value) -> Option<Value> {
     let real = |value: &Value| match value {
@@ -590,8 +668,9 @@ fn dequantise(
         }
         Value::Levels(place, order) => Some(Value::Real(*place, *order, scale_of(scale, zero?)?)),
         Value::Constant(constant) if attributes.integer("axis", 1) == Some(0) => {
-            let Value::Constant(Constant::Floats(_, scales)) = scale else { return None };
-            if !scales.iter().all(|scale| is_power_of_two(*scale)) {
+            let Value::Constant(Constant::Floats(shape, scales)) = scale else { return None };
+            // One for all or one for each channel, and not one for each block.
+            if shape.len() > 1 || !scales.iter().all(|scale| is_power_of_two(*scale)) {
                 return None;
             }
             let is_zero = match (constant, zero) {
@@ -647,7 +726,9 @@ fn shape_of(input: &Value) -> Option<Value> {
 fn sizes(value: &Value) -> Option<Vec<Size>> {
     match value {
         Value::Shape(sizes) => Some(sizes.clone()),
-        Value::Constant(Constant::Sizes(sizes)) => Some(sizes.iter().copied().map(Size::Fixed).collect()),
+        Value::Constant(Constant::Sizes(sizes)) if sizes.len() <= MOST_AXES => {
+            Some(sizes.iter().copied().map(Size::Fixed).collect())
+        }
         _ => None,
     }
 }
@@ -664,8 +745,8 @@ fn index(value: &Value) -> Option<usize> {
 
 fn float(value: &Value) -> Option<f32> {
     match value {
-        Value::Constant(Constant::Floats(_, values)) => match values[..] {
-            [one] => Some(one),
+        Value::Constant(Constant::Floats(shape, values)) => match values[..] {
+            [one] if shape.len() <= 1 => Some(one),
             _ => None,
         },
         _ => None,
@@ -693,8 +774,36 @@ fn is_power_of_two(value: f32) -> bool {
 struct Attributes<'a>(&'a [AttributeProto]);
 
 impl<'a> Attributes<'a> {
-    fn is_empty(self) -> bool {
-        self.0.is_empty()
+    /// Whether there are none but those that an operator is read with here, and those that change nothing by their value, which is
+    /// the default of the standard; each once.
+    fn all_known(self, operator: &str) -> bool {
+        let known: &[(&str, Option<i64>)] = match operator {
+            "Conv" => &[
+                ("dilations", None),
+                ("group", None),
+                ("kernel_shape", None),
+                ("pads", None),
+                ("strides", None),
+            ],
+            "QuantizeLinear" | "DequantizeLinear" => &[
+                ("axis", None),
+                ("block_size", Some(0)),
+                ("output_dtype", Some(0)),
+                ("precision", Some(0)),
+                ("saturate", Some(1)),
+            ],
+            "Transpose" => &[("perm", None)],
+            "Concat" => &[("axis", None)],
+            "Reshape" => &[("allowzero", None)],
+            "DepthToSpace" => &[("blocksize", None), ("mode", None)],
+            _ => &[],
+        };
+        self.0.iter().enumerate().all(|(at, attribute)| {
+            let is_known = known.iter().any(|(name, value)| {
+                attribute.name.as_deref() == Some(name) && (value.is_none() || attribute.i == *value)
+            });
+            is_known && self.0[..at].iter().all(|other| other.name != attribute.name)
+        })
     }
 
     fn get(self, name: &str) -> Option<&'a AttributeProto> {
@@ -733,14 +842,14 @@ fn constant(tensor: &TensorProto) -> Option<Constant> {
     let constant = match (tensor.data_type?, raw) {
         (DataType::FLOAT, Some(raw)) => Constant::Floats(shape, Rc::new(elements(raw, f32::from_le_bytes))),
         (DataType::FLOAT, None) => Constant::Floats(shape, Rc::new(tensor.float_data.clone())),
-        (DataType::UINT8, Some(raw)) => Constant::Bytes(raw.to_vec()),
+        (DataType::UINT8, Some(raw)) => Constant::Bytes(Rc::new(raw.to_vec())),
         (DataType::INT8, Some(raw)) => {
             Constant::Weights(shape, Rc::new(raw.iter().map(|&b| b as i8).collect()))
         }
-        (DataType::INT32, Some(raw)) => Constant::Words(elements(raw, i32::from_le_bytes)),
-        (DataType::INT32, None) => Constant::Words(tensor.int32_data.clone()),
-        (DataType::INT64, Some(raw)) => Constant::Sizes(elements(raw, i64::from_le_bytes)),
-        (DataType::INT64, None) => Constant::Sizes(tensor.int64_data.clone()),
+        (DataType::INT32, Some(raw)) => Constant::Words(Rc::new(elements(raw, i32::from_le_bytes))),
+        (DataType::INT32, None) => Constant::Words(Rc::new(tensor.int32_data.clone())),
+        (DataType::INT64, Some(raw)) => Constant::Sizes(Rc::new(elements(raw, i64::from_le_bytes))),
+        (DataType::INT64, None) => Constant::Sizes(Rc::new(tensor.int64_data.clone())),
         _ => return None,
     };
     let found = match &constant {

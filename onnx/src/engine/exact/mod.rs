@@ -34,7 +34,7 @@ pub(super) fn load(source: &GraphSource) -> Option<Box<dyn Graph>> {
         }
         _ => return None,
     };
-    super::wire::check(bytes).ok()?;
+    super::wire::check(bytes, source).ok()?;
     let model = rten_onnx::onnx::ModelProto::parse_buf(bytes).ok()?;
     let (program, inputs, outputs) = graph::compile(isa, &model.graph?)?;
     let signature = Signature { graph: source.name().to_owned(), inputs, outputs };
@@ -127,6 +127,8 @@ impl ExactGraph {
 
 #[cfg(test)]
 mod tests {
+    use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto};
+
     use super::*;
     use crate::{Manifest, RunOptions, TensorData, role};
 
@@ -151,11 +153,33 @@ mod tests {
         (vec![1, *channels, height, width], values)
     }
 
-    /// The graph of the built-in decoder.
-    fn synthesis() -> rten_onnx::onnx::GraphProto {
-        let source = crate::builtin().unwrap().graph_source(role::SYNTHESIS).unwrap();
+    /// A graph of the built-in model.
+    fn built_in(role: &str) -> GraphProto {
+        let source = crate::builtin().unwrap().graph_source(role).unwrap();
         let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
         rten_onnx::onnx::ModelProto::parse_buf(model).unwrap().graph.unwrap()
+    }
+
+    /// The graph of the built-in decoder.
+    fn synthesis() -> GraphProto {
+        built_in(role::SYNTHESIS)
+    }
+
+    fn node(operator: &str, input: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: Some(operator.to_owned()),
+            input: input.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..Default::default()
+        }
+    }
+
+    fn with_integer(name: &str, value: i64) -> AttributeProto {
+        AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() }
+    }
+
+    fn initializer<'g>(graph: &'g mut GraphProto, name: &str) -> &'g mut TensorProto {
+        graph.initializer.iter_mut().find(|tensor| tensor.name.as_deref() == Some(name)).unwrap()
     }
 
     #[test]
@@ -288,8 +312,138 @@ mod tests {
     }
 
     #[test]
+    fn an_attribute_that_changes_what_a_node_does_is_left_to_others() {
+        let Some(isa) = kernel::Isa::find() else { return };
+        let compiles = |operator: &str, attributes: &[AttributeProto]| {
+            let graph = &mut synthesis();
+            let node = graph.node.iter_mut().find(|node| node.op_type.as_deref() == Some(operator)).unwrap();
+            node.attribute.extend_from_slice(attributes);
+            graph::compile(isa, graph).is_some()
+        };
+        for operator in ["DequantizeLinear", "QuantizeLinear"] {
+            assert!(compiles(operator, &[with_integer("block_size", 0)]));
+            assert!(!compiles(operator, &[with_integer("block_size", 16)]));
+        }
+        assert!(!compiles("Shape", &[with_integer("end", 2)]));
+        // Twice is once too often: which one counts?
+        assert!(!compiles("DequantizeLinear", &[with_integer("axis", 0)]));
+        // A scale for each block has as many axes as the weights.
+        let graph = &mut synthesis();
+        let scale = graph.node[0].input[1].clone();
+        initializer(graph, &scale).dims.extend([1, 1, 1]);
+        assert!(graph::compile(isa, graph).is_none());
+    }
+
+    #[test]
+    fn a_value_is_clipped_in_place_only_where_nobody_else_sees_it() {
+        let Some(isa) = kernel::Isa::find() else { return };
+        let compiles = |change: &dyn Fn(&mut GraphProto)| {
+            let mut graph = built_in(role::HYPER_SYNTHESIS);
+            change(&mut graph);
+            graph::compile(isa, &graph).is_some()
+        };
+        let clip = |input: &str, output: &str| {
+            let last = built_in(role::HYPER_SYNTHESIS).node.pop().unwrap();
+            assert_eq!(last.op_type.as_deref(), Some("Clip"));
+            node("Clip", &[input, &last.input[1], &last.input[2]], output)
+        };
+        let rounded = built_in(role::HYPER_SYNTHESIS).node.pop().unwrap().input[0].clone();
+        assert!(compiles(&|_| {}));
+        // One behind the other, one beside the other, and one beside the output.
+        assert!(!compiles(&|graph| {
+            graph.node.last_mut().unwrap().output[0] = "once".to_owned();
+            graph.node.push(clip("once", "mean"));
+        }));
+        assert!(!compiles(&|graph| graph.node.push(clip(&rounded, "other"))));
+        assert!(!compiles(&|graph| {
+            graph.node.last_mut().unwrap().output[0] = "other".to_owned();
+            graph.output[0].name = Some(rounded.clone());
+        }));
+    }
+
+    #[test]
+    fn a_shape_has_no_more_sizes_than_a_tensor_has_axes() {
+        let Some(isa) = kernel::Isa::find() else { return };
+        let compiles = |sizes: i64| {
+            let graph = &mut synthesis();
+            graph.initializer.push(TensorProto {
+                name: Some("sizes".to_owned()),
+                data_type: Some(DataType::INT64),
+                dims: vec![sizes],
+                int64_data: vec![1; sizes as usize],
+                ..Default::default()
+            });
+            let twice = NodeProto {
+                attribute: vec![with_integer("axis", 0)],
+                ..node("Concat", &["sizes", "sizes"], "twice")
+            };
+            graph.node.insert(0, twice);
+            graph::compile(isa, graph).is_some()
+        };
+        assert!(compiles(4) && !compiles(5));
+    }
+
+    #[test]
+    fn a_node_that_leads_nowhere_changes_nothing() {
+        let Some(isa) = kernel::Isa::find() else { return };
+        let graph = &mut synthesis();
+        let wanted = graph::compile(isa, graph).unwrap().0.steps.len();
+        // The last product once more, of the bytes that come out.
+        let last = graph.node.len() - 1;
+        let quantised = graph.node[last].input[0].clone();
+        let quantise = graph.node.iter().find(|node| node.output[0] == quantised).unwrap().clone();
+        let [scale, zero] = [1, 2].map(|at| quantise.input[at].as_str());
+        let by = initializer(graph, scale).raw_data.as_ref().unwrap().borrow().to_vec();
+        let mut constant = |name: &str, kind: DataType, dims: &[i64], raw: Vec<u8>| {
+            graph.initializer.push(TensorProto {
+                name: Some(name.to_owned()),
+                data_type: Some(kind),
+                dims: dims.to_vec(),
+                raw_data: Some(raw.into()),
+                ..Default::default()
+            });
+        };
+        let one = 1f32.to_le_bytes();
+        constant("dead_w", DataType::INT8, &[48, 48, 1, 1], vec![0; 48 * 48]);
+        constant("dead_ws", DataType::FLOAT, &[48], one.repeat(48));
+        constant("dead_b", DataType::INT32, &[48], vec![0; 4 * 48]);
+        constant("dead_bs", DataType::FLOAT, &[48], by.repeat(48));
+        let axis = |node: NodeProto| NodeProto { attribute: vec![with_integer("axis", 0)], ..node };
+        graph.node.extend([
+            node("DequantizeLinear", &[&quantised, scale, zero], "dead_1"),
+            axis(node("DequantizeLinear", &["dead_w", "dead_ws"], "dead_2")),
+            axis(node("DequantizeLinear", &["dead_b", "dead_bs"], "dead_3")),
+            node("Conv", &["dead_1", "dead_2", "dead_3"], "dead_4"),
+            node("QuantizeLinear", &["dead_4", scale, zero], "dead_5"),
+        ]);
+        let (program, inputs, outputs) = graph::compile(isa, graph).expect("it is of the exact form");
+        assert_eq!(program.steps.len(), wanted);
+        let graph =
+            ExactGraph { program, isa, signature: Signature { graph: "dead".to_owned(), inputs, outputs } };
+        let (shape, values) = input(&graph, 2, 3, 300);
+        let view = TensorView::f32(&shape, &values).unwrap();
+        assert!(graph.run(&[("latent", view)], &["pixels"]).is_ok());
+    }
+
+    #[test]
+    fn a_decoder_whose_sums_are_not_exact_is_left_to_others() {
+        let Some(isa) = kernel::Isa::find() else { return };
+        for role in [role::SYNTHESIS, role::HYPER_SYNTHESIS] {
+            let mut graph = built_in(role);
+            assert!(graph::compile(isa, &graph).is_some(), "{role}");
+            // The bias of the first product: a unit that is no multiple of the weights' leaves no room for the sums.
+            let first = graph.node.iter().find(|node| node.op_type.as_deref() == Some("Conv")).unwrap();
+            let bias = first.input[2].clone();
+            let bias = initializer(&mut graph, &bias);
+            let mut raw = bias.raw_data.as_ref().unwrap().borrow().to_vec();
+            raw[..4].copy_from_slice(&1.1f32.to_le_bytes());
+            bias.raw_data = Some(raw.into());
+            assert!(graph::compile(isa, &graph).is_none(), "{role}");
+        }
+    }
+
+    #[test]
     fn weights_of_two_digits_are_those_of_floating_point() {
-        use rten_onnx::onnx::{DataType, TensorProto};
         let Some(isa) = kernel::Isa::find() else { return };
         let run = |graph: &rten_onnx::onnx::GraphProto| {
             let (program, inputs, outputs) = graph::compile(isa, graph)?;
