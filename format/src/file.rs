@@ -24,13 +24,20 @@ pub fn write_whole_with<T, E: From<std::io::Error>>(
     write: impl FnOnce(&mut File) -> Result<T, E>,
 ) -> Result<T, E> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(format!(".{}.{}.partial", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let beside = path.with_file_name(beside);
+    if path.file_name().is_none() {
+        return Err(std::io::Error::other("the path names no file").into());
+    }
+    // Not made of the name of the file, which may be as long as a name can be.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_file_name(format!(".sdl-{}-{count}.partial", std::process::id()));
     let whole = || {
         let mut file = File::create_new(&beside)?;
+        // Before there is something to read. A file system that knows no permissions is no reason to write nothing.
+        if let Ok(about) = path.metadata()
+            && about.is_file()
+        {
+            let _ = file.set_permissions(about.permissions());
+        }
         let written = write(&mut file)?;
         // A folder in the place of the file is not replaced: rename would say so less clearly.
         if path.is_dir() {

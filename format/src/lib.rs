@@ -35,9 +35,9 @@ mod vectors;
 #[cfg(feature = "image")]
 pub use adapter::{SdlDecoder, SdlEncoder, decode_dynamic, encode_dynamic, register, save};
 pub use codec::{
-    Analysed, DecodeOptions, Decoder, Denoise, Denoising, EncodeOptions, Encoded, LatentMethod, MAX_EFFORT,
-    Model, Progress, Rate, Reference, ReferenceName, SequenceDecoder, SequenceEncoder, Settings, Stage,
-    StageTimes, Synthesis, Verified, decode, encode, encode_with,
+    Analysed, DEFAULT_EFFORT, DEFAULT_QUALITY, DecodeOptions, Decoder, Denoise, Denoising, EncodeOptions,
+    Encoded, LatentMethod, MAX_EFFORT, Model, Progress, Rate, Reference, ReferenceName, SequenceDecoder,
+    SequenceEncoder, Settings, Stage, StageTimes, Synthesis, Verified, decode, encode, encode_with,
 };
 pub use container::{
     AlphaDepth, BundleRef, ChunkInfo, EXTENSION, Header, MAX_HEADER_BYTES, MEDIA_TYPE, MIN_HEADER_BYTES,

@@ -323,3 +323,95 @@ fn the_vectors_of_the_built_in_model_open_from_their_folder() {
         assert_eq!((image.width(), image.height()), (vector.width, vector.height), "{}", vector.file);
     }
 }
+
+/// One colour in Display P3, as it is in the file and as `image` gets it.
+fn wide(colour: [u8; 3]) -> (DynamicImage, image_sdl::Metadata) {
+    let image = DynamicImage::ImageRgb8(image::RgbImage::from_pixel(32, 32, image::Rgb(colour)));
+    let icc = Some(profile(&ColorProfile::new_display_p3()));
+    (image, image_sdl::Metadata { icc, ..image_sdl::Metadata::default() })
+}
+
+#[test]
+fn a_picture_becomes_a_dynamic_image_in_its_profile_with_alpha_and_without() {
+    let (image, metadata) = wide([180, 60, 60]);
+    for image in [image.clone(), DynamicImage::ImageRgba8(image.to_rgba8())] {
+        let picture = image_sdl::encode_dynamic(&image, metadata.clone()).unwrap();
+        assert!(picture.pixels()[0] > 185, "the pixels of a picture are sRGB");
+        let back = image_sdl::decode_dynamic(picture).unwrap();
+        assert!(back.as_bytes().iter().zip(image.as_bytes()).all(|(a, b)| a.abs_diff(*b) <= 1));
+    }
+}
+
+#[test]
+fn a_profile_without_a_way_back_is_converted_from_and_left_out() {
+    // As scanners have it: tables to Lab alone, here of some other colours.
+    let mut scanner = ColorProfile::new_srgb();
+    (scanner.red_trc, scanner.green_trc, scanner.blue_trc) = (None, None, None);
+    scanner.red_colorant = moxcms::Xyzd::default();
+    scanner.green_colorant = moxcms::Xyzd::default();
+    scanner.blue_colorant = moxcms::Xyzd::default();
+    scanner.cicp = None;
+    scanner.pcs = moxcms::DataColorSpace::Lab;
+    let corners =
+        (0..8u16).flat_map(|corner| [1, 2, 4].map(|bit| if corner & bit == 0 { 0 } else { 20_000 }));
+    let straight = || moxcms::LutStore::Store16([0, u16::MAX].repeat(3));
+    scanner.lut_a_to_b_colorimetric = Some(moxcms::LutWarehouse::Lut(moxcms::LutDataType {
+        num_input_channels: 3,
+        num_output_channels: 3,
+        num_clut_grid_points: 2,
+        matrix: moxcms::Matrix3d::IDENTITY,
+        num_input_table_entries: 2,
+        num_output_table_entries: 2,
+        input_table: straight(),
+        clut_table: moxcms::LutStore::Store16(corners.collect()),
+        output_table: straight(),
+        lut_type: moxcms::LutType::Lut16,
+    }));
+    let metadata = image_sdl::Metadata { icc: Some(profile(&scanner)), ..image_sdl::Metadata::default() };
+    let (image, _) = wide([60, 128, 200]);
+    let picture = image_sdl::encode_dynamic(&image, metadata).unwrap();
+    assert!(picture.pixels()[..3] != [60, 128, 200]);
+    assert_eq!(picture.metadata.icc, None);
+}
+
+#[test]
+fn samples_of_sixteen_bits_and_floats_are_converted_before_they_are_rounded() {
+    let mut linear = ColorProfile::new_srgb();
+    let line = Some(moxcms::ToneReprCurve::Lut(vec![]));
+    (linear.red_trc, linear.green_trc, linear.blue_trc) = (line.clone(), line.clone(), line);
+    linear.cicp = None;
+    let metadata = image_sdl::Metadata { icc: Some(profile(&linear)), ..image_sdl::Metadata::default() };
+    // All within the darkest hundredth, where 8 bits know three shades.
+    let deep = image::ImageBuffer::from_fn(64, 1, |x, _| image::Rgb([(x * 10) as u16; 3]));
+    let deep = DynamicImage::ImageRgb16(deep);
+    for image in [deep.clone(), DynamicImage::ImageRgb32F(deep.to_rgb32f())] {
+        let picture = image_sdl::encode_dynamic(&image, metadata.clone()).unwrap();
+        let shades: std::collections::BTreeSet<u8> = picture.pixels().iter().copied().collect();
+        assert!(shades.len() > 15, "{shades:?}");
+    }
+}
+
+#[test]
+fn the_smaller_of_two_memory_limits_counts() {
+    let bytes = vector("photo-middle");
+    let read = |given: u64, of_image: u64, options_first: bool| {
+        let options = image_sdl::DecodeOptions::default().with_max_bytes(given);
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(of_image);
+        let mut decoder = SdlDecoder::new(&bytes[..]).unwrap();
+        if options_first {
+            decoder = decoder.with_options(options.clone());
+        }
+        decoder.set_limits(limits).unwrap();
+        if !options_first {
+            decoder = decoder.with_options(options);
+        }
+        let mut pixels = vec![0; decoder.total_bytes() as usize];
+        decoder.read_image(&mut pixels)
+    };
+    for first in [false, true] {
+        assert!(read(1 << 30, 1 << 30, first).is_ok());
+        assert!(matches!(read(1 << 30, 1000, first), Err(ImageError::Limits(_))));
+        assert!(matches!(read(1000, 1 << 30, first), Err(ImageError::Limits(_))));
+    }
+}

@@ -25,7 +25,8 @@ fn at(quality: u8, effort: u8) -> EncodeOptions {
 fn has_gradients() -> bool {
     let has = exact_engine(&RunOptions::default()).is_some();
     if !has {
-        println!("SKIPPED: the exact engine does not run here, and nothing is refined");
+        assert!(std::env::var_os("SDL_REQUIRE_EXACT").is_none_or(|value| value != "1"), "no exact engine");
+        eprintln!("\n=== SKIPPED: the exact engine does not run here, and nothing is refined ===\n");
     }
     has
 }
@@ -85,7 +86,8 @@ fn every_kind_of_picture_can_be_refined() {
             for better in [corrected, refined] {
                 // Bits weigh more in them: a file may be worse, but then it is smaller, 6 dB for half the bytes.
                 let saved = (plain.1 as f64 / better.1 as f64).log2();
-                assert!(better.0 > plain.0 - 0.5 - 6.0 * saved.max(0.0));
+                let allowed = if saved > 0.0 { 0.5 + 6.0 * saved } else { 0.25 };
+                assert!(better.0 >= plain.0 - allowed, "{better:.2?}");
             }
         }
     }

@@ -44,7 +44,7 @@ pub(crate) struct ReportArgs {
     /// Print one JSON object a file, one line each, on standard output
     #[arg(long)]
     pub json: bool,
-    /// Print errors only
+    /// Print errors only; what `info` and `verify` say of a file is their result, and comes all the same
     #[arg(long)]
     pub quiet: bool,
     /// Print more

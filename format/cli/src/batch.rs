@@ -94,6 +94,8 @@ struct Printer<'a> {
     waiting: Vec<Option<Result<Done, Failure>>>,
     printed: usize,
     failed: Vec<String>,
+    /// Nobody reads the results any more.
+    closed: bool,
     code: Option<Code>,
     size: (u64, u64),
     began: Instant,
@@ -116,6 +118,7 @@ impl<'a> Printer<'a> {
             waiting,
             printed: 0,
             failed: Vec::new(),
+            closed: false,
             code: None,
             size: (0, 0),
             began: Instant::now(),
@@ -124,6 +127,9 @@ impl<'a> Printer<'a> {
 
     /// Prints what is next in order. `false` where nobody reads the results any more.
     fn take(&mut self, index: usize, result: Result<Done, Failure>) -> bool {
+        if self.closed {
+            return false;
+        }
         self.waiting[index] = Some(result);
         if let Some(bar) = &self.bar {
             bar.inc(1);
@@ -132,7 +138,14 @@ impl<'a> Printer<'a> {
             let name = self.names[self.printed].clone();
             self.printed += 1;
             if let Err(error) = self.print(&name, result) {
-                self.fail(name, Failure::output(Code::Io, "standard output", &error));
+                self.closed = true;
+                let failure = Failure::output(Code::Io, "standard output", &error);
+                if failure.message.is_empty() {
+                    // The reader has enough: there is nothing wrong with the file.
+                    self.code.get_or_insert(failure.code);
+                } else {
+                    self.fail(name, failure);
+                }
                 return false;
             }
         }
@@ -218,7 +231,7 @@ impl<'a> Printer<'a> {
             ));
         }
         let Some(code) = self.code else { return Ok(()) };
-        if many {
+        if many && !self.failed.is_empty() {
             let list = self.failed.join("\n  ");
             output::note(&format!(
                 "sdl: {} of {} files failed:\n  {list}",

@@ -71,7 +71,8 @@ pub(crate) struct Encode {
     /// Fail where the output exists
     #[arg(long)]
     no_overwrite: bool,
-    /// Refuse pictures that need more
+    /// Refuse files of more bytes, and pictures whose samples take more once they are read. The encoder's own memory, at the default
+    /// effort about 24 bytes a pixel, is not counted
     #[arg(long, value_name = "BYTES[k|M|G]", default_value = "4Gi")]
     max_memory: Bytes,
     /// Decoder of the model that the file shall be shown with

@@ -90,7 +90,11 @@ impl From<image_sdl::Error> for Failure {
 
 impl From<image_sdl::onnx::Error> for Failure {
     fn from(error: image_sdl::onnx::Error) -> Self {
-        Failure::new(Code::Model, error.to_string())
+        let code = match error {
+            image_sdl::onnx::Error::Io { .. } => Code::Io,
+            _ => Code::Model,
+        };
+        Failure::new(code, error.to_string())
     }
 }
 

@@ -102,7 +102,7 @@ impl Output {
             Output::File(path) => path,
         };
         // What a link points to is written, and the link stays; a device or a pipe cannot be replaced, only written to.
-        let path = &path.canonicalize().unwrap_or_else(|_| path.clone());
+        let path = &pointed_to(path);
         if path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir()) {
             let mut file = File::options().write(true).open(path).map_err(failed)?;
             let (made, bytes) = in_memory(write).map_err(unwritten)?;
@@ -118,6 +118,21 @@ impl Output {
         })
         .map_err(unwritten)
     }
+}
+
+/// What a path leads to, be it there or not.
+fn pointed_to(path: &Path) -> PathBuf {
+    /// As many as Linux follows: more lead in a circle.
+    const LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        if let Ok(real) = path.canonicalize() {
+            return real;
+        }
+        let Ok(target) = path.read_link() else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// What goes where nothing can be found again is made here first.
@@ -365,7 +380,7 @@ fn check(jobs: &[Job]) -> Result<(), Failure> {
 }
 
 /// The same for every way to write the path of one file.
-fn identity(path: &Path) -> PathBuf {
+pub(crate) fn identity(path: &Path) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;
     }

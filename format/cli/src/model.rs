@@ -1,6 +1,6 @@
 //! `sdl model`: the bundles on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use image_sdl::onnx::{self, Bundle, BundleId, Store};
@@ -72,10 +72,25 @@ impl Model {
                     let message = format!("{}: a folder of that name is there", out.display());
                     return Err(Failure::new(Code::Io, message));
                 }
+                if lies_in(out, folder) {
+                    return Err(Failure::usage(format!(
+                        "{} lies in the folder that is packed, and would be a part of it; name an output elsewhere",
+                        out.display()
+                    )));
+                }
                 let bundle = Bundle::write_sdlm(folder, out)?;
                 print(&format!("{}: {}, id {}", out.display(), bundle.manifest().label(), bundle.id()))
             }
         }
+    }
+}
+
+/// Whether a file of that name is in the folder or below it, be it there or not.
+fn lies_in(file: &Path, folder: &Path) -> bool {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (parent.canonicalize(), folder.canonicalize()) {
+        (Ok(parent), Ok(folder)) => parent.starts_with(folder),
+        _ => false,
     }
 }
 

@@ -6,13 +6,18 @@ use std::path::Path;
 use clap::ValueEnum;
 use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
 use image::codecs::{bmp, jpeg, png, qoi, tga, tiff, webp};
-use image::{DynamicImage, ImageEncoder};
-use image_sdl::{Metadata, Picture, decode_dynamic};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageEncoder, ImageError};
+use image_sdl::{Alpha, AlphaDepth, Colour, Metadata, Picture, decode_dynamic};
 
 use crate::files::{Target, Unwritten};
 
 /// JPEG keeps what was decoded to within what nobody sees; more only costs bytes.
 const JPEG_QUALITY: u8 = 95;
+/// Exif is one segment of a JPEG: its length, and "Exif" with two zeros, are counted with it.
+const JPEG_EXIF: usize = 65_535 - 2 - 6;
+/// A profile is 255 segments at most, each with its length, "ICC_PROFILE" with a zero, and two numbers.
+const JPEG_ICC: usize = 255 * (65_535 - 2 - 14);
 
 /// A format to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,12 +62,34 @@ impl Format {
         !matches!(self, Format::Jpeg | Format::Ppm | Format::Pgm)
     }
 
+    fn has_icc(self) -> bool {
+        matches!(self, Format::Png | Format::Jpeg | Format::Webp | Format::Tiff)
+    }
+
+    fn has_exif(self) -> bool {
+        matches!(self, Format::Png | Format::Jpeg | Format::Webp)
+    }
+
+    /// Whether a grey picture stays one, so that a profile for grey fits it. Of those that take a profile.
+    fn has_grey(self, alpha: Option<AlphaDepth>) -> bool {
+        match self {
+            Format::Png | Format::Jpeg => alpha != Some(AlphaDepth::Float),
+            Format::Tiff => alpha.is_none(),
+            _ => false,
+        }
+    }
+
     /// The nearest layout that the format has.
     fn layout(self, image: DynamicImage) -> DynamicImage {
         use DynamicImage as D;
         match self {
-            Format::Png | Format::Pam => match image {
+            Format::Png => match image {
                 D::ImageRgba32F(_) => D::ImageRgba16(image.to_rgba16()),
+                other => other,
+            },
+            // `image` cannot write grey with 16 bits of alpha there.
+            Format::Pam => match image {
+                D::ImageLumaA16(_) | D::ImageRgba32F(_) => D::ImageRgba16(image.to_rgba16()),
                 other => other,
             },
             Format::Jpeg | Format::Ppm | Format::Pgm => match image {
@@ -77,7 +104,14 @@ impl Format {
                 D::ImageLumaA16(_) => D::ImageRgba16(image.to_rgba16()),
                 other => other,
             },
-            Format::Webp | Format::Bmp | Format::Tga => match image {
+            // `image` would write grey without its alpha there.
+            Format::Bmp => match image {
+                D::ImageLumaA8(_) | D::ImageLumaA16(_) | D::ImageRgba16(_) | D::ImageRgba32F(_) => {
+                    D::ImageRgba8(image.to_rgba8())
+                }
+                other => other,
+            },
+            Format::Webp | Format::Tga => match image {
                 D::ImageLumaA16(_) => D::ImageLumaA8(image.to_luma_alpha8()),
                 D::ImageRgba16(_) | D::ImageRgba32F(_) => D::ImageRgba8(image.to_rgba8()),
                 other => other,
@@ -101,15 +135,31 @@ pub(crate) fn write(
     if alpha && !format.has_alpha() {
         notes.push(format!("{} has no alpha plane; it is left out", format.extension()));
     }
-    let metadata = &std::mem::take(&mut picture.metadata);
-    let image = decode_dynamic(picture).map_err(|error| Unwritten::Other(error.into()))?;
+    let mut metadata = std::mem::take(&mut picture.metadata);
+    if let Some(problem) = icc_problem(&picture, &metadata, format) {
+        notes.push(format!("{problem}; it is left out, and the pixels are sRGB"));
+        metadata.icc = None;
+    }
+    // The pixels are in sRGB, and are handed out in the profile that goes with them.
+    picture.metadata.icc.clone_from(&metadata.icc);
+    let mut image = decode_dynamic(picture).map_err(|error| Unwritten::Other(error.into()))?;
+    if let Some(problem) = exif_problem(&metadata, format) {
+        // Only Exif says that the picture is to be turned.
+        let orientation = metadata.exif.take().and_then(|exif| Orientation::from_exif_chunk(&exif));
+        let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+        let turned =
+            if orientation == Orientation::NoTransforms { "" } else { ", and the pixels are upright" };
+        notes.push(format!("{problem}; it is left out{turned}"));
+        image.apply_orientation(orientation);
+    }
+    let metadata = &metadata;
     let image = &format.layout(image);
     match &metadata.xmp {
-        None => encode(image, metadata, format, out, &mut notes)?,
+        None => encode(image, metadata, format, out)?,
         // It is put in its place behind what comes first, when that is there.
         Some(xmp) => {
             let mut bytes = Cursor::new(Vec::new());
-            encode(image, metadata, format, &mut bytes, &mut notes)?;
+            encode(image, metadata, format, &mut bytes)?;
             let mut bytes = bytes.into_inner();
             let put = match format {
                 Format::Png => put_xmp_in_png(&mut bytes, xmp),
@@ -125,14 +175,36 @@ pub(crate) fn write(
     Ok((out.seek(SeekFrom::End(0))?, notes))
 }
 
+/// Why the profile cannot go with the picture.
+fn icc_problem(picture: &Picture, metadata: &Metadata, format: Format) -> Option<String> {
+    let (icc, extension) = (metadata.icc.as_ref()?, format.extension());
+    if !format.has_icc() {
+        return Some(format!("its ICC profile cannot be written as {extension}"));
+    }
+    if format == Format::Jpeg && icc.len() > JPEG_ICC {
+        return Some(format!("its ICC profile has {} bytes, and {JPEG_ICC} fit in a jpg", icc.len()));
+    }
+    let grey = picture.colour() == Colour::Grey && !format.has_grey(picture.alpha().map(Alpha::depth));
+    grey.then(|| format!("it is written in colour as {extension}, and its ICC profile is for grey"))
+}
+
+/// Why the Exif cannot go with the picture.
+fn exif_problem(metadata: &Metadata, format: Format) -> Option<String> {
+    let exif = metadata.exif.as_ref()?;
+    if !format.has_exif() {
+        return Some(format!("its Exif cannot be written as {}", format.extension()));
+    }
+    (format == Format::Jpeg && exif.len() > JPEG_EXIF)
+        .then(|| format!("its Exif has {} bytes, and {JPEG_EXIF} fit in a jpg", exif.len()))
+}
+
 fn encode(
     image: &DynamicImage,
     metadata: &Metadata,
     format: Format,
     mut out: &mut dyn Target,
-    notes: &mut Vec<String>,
 ) -> Result<(), Unwritten> {
-    let finish = Finish { image, metadata, format, notes };
+    let finish = Finish { image, metadata };
     let binary = SampleEncoding::Binary;
     Ok(match format {
         Format::Png => finish.with(png::PngEncoder::new(out)),
@@ -151,24 +223,15 @@ fn encode(
 struct Finish<'a> {
     image: &'a DynamicImage,
     metadata: &'a Metadata,
-    format: Format,
-    notes: &'a mut Vec<String>,
 }
 
 impl Finish<'_> {
     fn with<E: ImageEncoder>(self, mut encoder: E) -> image::ImageResult<()> {
-        let extension = self.format.extension();
-        if let Some(icc) = &self.metadata.icc
-            && encoder.set_icc_profile(icc.clone()).is_err()
-        {
-            self.notes.push(format!(
-                "its ICC profile cannot be written as {extension}; the colours are meant in it"
-            ));
+        if let Some(icc) = &self.metadata.icc {
+            encoder.set_icc_profile(icc.clone()).map_err(ImageError::Unsupported)?;
         }
-        if let Some(exif) = &self.metadata.exif
-            && encoder.set_exif_metadata(exif.clone()).is_err()
-        {
-            self.notes.push(format!("its Exif cannot be written as {extension} and is left out"));
+        if let Some(exif) = &self.metadata.exif {
+            encoder.set_exif_metadata(exif.clone()).map_err(ImageError::Unsupported)?;
         }
         self.image.write_with_encoder(encoder)
     }

@@ -60,7 +60,14 @@ pub(crate) fn read(
             notes.push(problem);
             metadata.icc = None;
         }
-        encode_dynamic(&image, metadata)?
+        let has_icc = metadata.icc.is_some();
+        let picture = encode_dynamic(&image, metadata)?;
+        if has_icc && picture.metadata.icc.is_none() {
+            notes.push(
+                "its ICC profile has no way back from sRGB: it is left out, the pixels are sRGB".to_owned(),
+            );
+        }
+        picture
     };
     // Pixels are sRGB by now: without a profile they still mean the same.
     let metadata = &mut picture.metadata;
@@ -84,9 +91,12 @@ fn read_sdl(bytes: &[u8], reading: &Reading<'_>) -> Result<Picture, Failure> {
     match turned {
         Some(orientation) if reading.strip.exif && orientation != Orientation::NoTransforms => {
             let metadata = std::mem::take(&mut picture.metadata);
+            // Without its profile on both ways: the pixels are sRGB, and stay so.
             let mut image = decode_dynamic(picture)?;
             image.apply_orientation(orientation);
-            Ok(encode_dynamic(&image, metadata)?)
+            let mut picture = encode_dynamic(&image, Metadata::default())?;
+            picture.metadata = metadata;
+            Ok(picture)
         }
         _ => Ok(picture),
     }
@@ -110,6 +120,12 @@ fn read_other(
             };
             Failure::new(Code::Corrupt, message)
         })?;
+    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
+        return Err(Failure::new(
+            Code::Corrupt,
+            "the picture is damaged or cut short: the end of the JPEG is missing",
+        ));
+    }
     let mut limits = Limits::default();
     limits.max_alloc = Some(reading.max_memory);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -146,6 +162,27 @@ fn read_other(
         notes.push("it is animated; the first picture is taken".to_owned());
     }
     Ok((DynamicImage::from_decoder(decoder)?, metadata, orientation))
+}
+
+/// Whether a JPEG has its end, which its reader does without and fills the rest with grey. Only the segments tell it from that
+/// of a preview within Exif, and from what cameras put behind the picture.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    /// Of the markers (ITU-T T.81, table B.1): end of image.
+    const END: u8 = 0xd9;
+    let mut at = 2;
+    while let Some(marker) = bytes.get(at..at + 2) {
+        at += match *marker {
+            [0xff, END] => return true,
+            // Frames, tables, scans, application data and comments say how long they are.
+            [0xff, 0xc0..=0xcf | 0xda..=0xdf | 0xe0..=0xef | 0xfe] => {
+                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+                2 + usize::from(u16::from_be_bytes([high, low]))
+            }
+            // Coded samples, in which a marker is never by chance.
+            _ => 1,
+        };
+    }
+    false
 }
 
 /// Whether there is more than one picture, where the file says so at its start.

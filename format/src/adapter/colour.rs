@@ -1,6 +1,8 @@
 //! Colour management: pictures are coded in sRGB; a source in another profile is converted there and back.
 
-use moxcms::{ColorProfile, Layout, RenderingIntent, TransformOptions};
+use std::sync::Arc;
+
+use moxcms::{ColorProfile, Layout, RenderingIntent, Transform8BitExecutor, TransformOptions};
 
 use crate::{Colour, Picture};
 
@@ -11,14 +13,44 @@ fn options() -> TransformOptions {
     }
 }
 
-/// The profile, if it is one that pixels of `colour` must be converted from: readable, of that colour space, not sRGB.
-fn foreign(icc: &[u8], colour: Colour) -> Option<ColorProfile> {
-    let profile = ColorProfile::new_from_slice(icc).ok()?;
-    let fits = match colour {
-        Colour::Rgb => profile.color_space == moxcms::DataColorSpace::Rgb,
-        Colour::Grey => profile.color_space == moxcms::DataColorSpace::Gray,
-    };
-    (fits && !is_srgb(&profile, colour)).then_some(profile)
+/// The way from a profile to sRGB, and back where there is one.
+pub(super) struct Conversion {
+    profile: ColorProfile,
+    srgb: ColorProfile,
+    colour: Colour,
+}
+
+impl Conversion {
+    /// None where nothing is to convert, or nothing can be: the profile is sRGB, is of another colour space, or cannot be read.
+    pub fn new(icc: Option<&[u8]>, colour: Colour) -> Option<Self> {
+        let profile = ColorProfile::new_from_slice(icc?).ok()?;
+        let fits = match colour {
+            Colour::Rgb => profile.color_space == moxcms::DataColorSpace::Rgb,
+            Colour::Grey => profile.color_space == moxcms::DataColorSpace::Gray,
+        };
+        let srgb = srgb(colour);
+        let there = transform(&profile, &srgb, colour).is_some();
+        (fits && there && !is_srgb(&profile, colour)).then_some(Conversion { profile, srgb, colour })
+    }
+
+    /// Whether the way leads back: a profile can have tables for one direction only.
+    pub fn has_way_back(&self) -> bool {
+        transform(&self.srgb, &self.profile, self.colour).is_some()
+    }
+
+    /// Pixels in the profile to pixels in sRGB.
+    pub fn to_srgb(&self, pixels: &[u8]) -> Option<Vec<u8>> {
+        convert(pixels, &self.profile, &self.srgb, self.colour)
+    }
+
+    /// The same with 16 bits a sample.
+    pub fn to_srgb_16(&self, pixels: &[u16]) -> Option<Vec<u16>> {
+        let layout = layout(self.colour);
+        let transform = self.profile.create_transform_16bit(layout, &self.srgb, layout, options()).ok()?;
+        let mut out = vec![0; pixels.len()];
+        transform.transform(pixels, &mut out).ok()?;
+        Some(out)
+    }
 }
 
 /// Whether conversion from the profile to sRGB leaves a sample of colours within one step.
@@ -47,26 +79,26 @@ fn srgb(colour: Colour) -> ColorProfile {
     }
 }
 
-fn convert(pixels: &[u8], from: &ColorProfile, to: &ColorProfile, colour: Colour) -> Option<Vec<u8>> {
-    let layout = match colour {
+fn layout(colour: Colour) -> Layout {
+    match colour {
         Colour::Rgb => Layout::Rgb,
         Colour::Grey => Layout::Gray,
-    };
-    let transform = from.create_transform_8bit(layout, to, layout, options()).ok()?;
+    }
+}
+
+fn transform(from: &ColorProfile, to: &ColorProfile, colour: Colour) -> Option<Arc<Transform8BitExecutor>> {
+    from.create_transform_8bit(layout(colour), to, layout(colour), options()).ok()
+}
+
+fn convert(pixels: &[u8], from: &ColorProfile, to: &ColorProfile, colour: Colour) -> Option<Vec<u8>> {
     let mut out = vec![0; pixels.len()];
-    transform.transform(pixels, &mut out).ok()?;
+    transform(from, to, colour)?.transform(pixels, &mut out).ok()?;
     Some(out)
 }
 
-/// Pixels in the profile to pixels in sRGB; as they are where the profile is sRGB or cannot be read.
-pub(super) fn to_srgb(pixels: Vec<u8>, icc: Option<&[u8]>, colour: Colour) -> Vec<u8> {
-    let converted = icc.and_then(|icc| convert(&pixels, &foreign(icc, colour)?, &srgb(colour), colour));
-    converted.unwrap_or(pixels)
-}
-
-/// The pixels of a decoded picture in the profile that its metadata holds.
+/// The pixels of a decoded picture in the profile that its metadata holds; none where they are so already.
 pub(super) fn from_srgb(picture: &Picture) -> Option<Vec<u8>> {
-    let icc = picture.metadata.icc.as_deref()?;
     let colour = picture.colour();
-    convert(picture.pixels(), &srgb(colour), &foreign(icc, colour)?, colour)
+    let Conversion { profile, srgb, .. } = Conversion::new(picture.metadata.icc.as_deref(), colour)?;
+    convert(picture.pixels(), &srgb, &profile, colour)
 }

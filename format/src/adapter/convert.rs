@@ -2,7 +2,7 @@
 
 use image::{ColorType, DynamicImage, ExtendedColorType};
 
-use super::colour;
+use super::colour::{self, Conversion};
 use crate::{Alpha, AlphaDepth, Colour, Error, Metadata, Picture};
 
 /// 16 bits to 8, rounded.
@@ -10,12 +10,21 @@ fn to_eight(v: u16) -> u8 {
     ((u32::from(v) * 255 + 32_767) / 65_535) as u8
 }
 
-/// Floating point to 8 bits; what is not a number cannot be a picture.
-fn float_to_eight(v: f32) -> Result<u8, Error> {
+/// Floating point within the range of integers; what is not a number cannot be a picture.
+fn clamped(v: f32) -> Result<f32, Error> {
     if v.is_nan() {
         return Err(Error::Parameter("the picture holds a value that is not a number".to_owned()));
     }
-    Ok((v.clamp(0.0, 1.0) * 255.0).round() as u8)
+    Ok(v.clamp(0.0, 1.0))
+}
+
+/// Samples to 8 bits in sRGB. They are converted before they are rounded: 8 bits of a linear profile are few in the dark.
+fn narrowed(samples: &[u16], conversion: &Conversion) -> Vec<u8> {
+    if let Some(converted) = conversion.to_srgb_16(samples) {
+        return converted.into_iter().map(to_eight).collect();
+    }
+    let eight: Vec<u8> = samples.iter().map(|&v| to_eight(v)).collect();
+    conversion.to_srgb(&eight).unwrap_or(eight)
 }
 
 /// Raw samples of one of the ten layouts of `DynamicImage`, native endian, as `ImageEncoder::write_image` gets them.
@@ -24,7 +33,7 @@ pub(super) fn picture_from_bytes(
     width: u32,
     height: u32,
     layout: ExtendedColorType,
-    metadata: Metadata,
+    mut metadata: Metadata,
 ) -> Result<Picture, Error> {
     crate::picture::check_size(width, height)?;
     let pixels = width as usize * height as usize;
@@ -50,7 +59,8 @@ pub(super) fn picture_from_bytes(
             pixels * step * bytes
         )));
     }
-    let eight: Vec<u8>;
+    let conversion = Conversion::new(metadata.icc.as_deref(), colour);
+    let mut eight: Vec<u8>;
     let mut alpha = None;
     match bytes {
         1 => {
@@ -62,6 +72,9 @@ pub(super) fn picture_from_bytes(
             } else {
                 buffer.to_vec()
             };
+            if let Some(converted) = conversion.as_ref().and_then(|conversion| conversion.to_srgb(&eight)) {
+                eight = converted;
+            }
         }
         2 => {
             let sample = |b: &[u8]| u16::from_ne_bytes([b[0], b[1]]);
@@ -70,10 +83,13 @@ pub(super) fn picture_from_bytes(
                     buffer.chunks_exact(2 * step).map(|pixel| sample(&pixel[2 * channels..])).collect();
                 alpha = Some(Alpha::Sixteen(samples));
             }
-            eight = buffer
+            let samples = buffer
                 .chunks_exact(2 * step)
-                .flat_map(|pixel| pixel[..2 * channels].chunks_exact(2).map(|b| to_eight(sample(b))))
-                .collect();
+                .flat_map(|pixel| pixel[..2 * channels].chunks_exact(2).map(sample));
+            eight = match &conversion {
+                None => samples.map(to_eight).collect(),
+                Some(conversion) => narrowed(&samples.collect::<Vec<_>>(), conversion),
+            };
         }
         _ => {
             let sample = |b: &[u8]| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
@@ -87,13 +103,23 @@ pub(super) fn picture_from_bytes(
                 }
                 alpha = Some(Alpha::Float(samples));
             }
-            eight = buffer
+            let samples = buffer
                 .chunks_exact(4 * step)
-                .flat_map(|pixel| pixel[..4 * channels].chunks_exact(4).map(|b| float_to_eight(sample(b))))
-                .collect::<Result<_, _>>()?;
+                .flat_map(|pixel| pixel[..4 * channels].chunks_exact(4).map(|b| clamped(sample(b))));
+            eight = match &conversion {
+                None => samples.map(|v| Ok((v? * 255.0).round() as u8)).collect::<Result<_, Error>>()?,
+                Some(conversion) => {
+                    let samples: Result<Vec<u16>, Error> =
+                        samples.map(|v| Ok((v? * 65_535.0).round() as u16)).collect();
+                    narrowed(&samples?, conversion)
+                }
+            };
         }
     }
-    let eight = colour::to_srgb(eight, metadata.icc.as_deref(), colour);
+    // Nobody could convert back to it: the pixels stay in sRGB.
+    if conversion.is_some_and(|conversion| !conversion.has_way_back()) {
+        metadata.icc = None;
+    }
     let mut picture = Picture::new(width, height, colour, eight)?;
     if let Some(alpha) = alpha {
         picture = picture.with_alpha(alpha)?;

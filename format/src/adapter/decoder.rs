@@ -5,7 +5,7 @@ use std::io::Read;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageResult, Limits};
 
-use super::{convert, decoding};
+use super::{colour, convert, decoding};
 use crate::{Alpha, Colour, DecodeOptions, Decoder, Error, Model, Picture};
 
 /// Reads a picture for the `image` crate.
@@ -14,7 +14,10 @@ use crate::{Alpha, Colour, DecodeOptions, Decoder, Error, Model, Picture};
 /// other in 8 bits.
 pub struct SdlDecoder<R> {
     decoder: Decoder<R>,
-    options: DecodeOptions,
+    /// Those that were given.
+    options: Option<DecodeOptions>,
+    /// What `image` allows in bytes, once it has said so.
+    limit: Option<u64>,
 }
 
 impl<R: Read> SdlDecoder<R> {
@@ -25,19 +28,30 @@ impl<R: Read> SdlDecoder<R> {
     /// `Decoding` for what is no SDL file, `Unsupported` for a newer one, `IoError`.
     pub fn new(input: R) -> ImageResult<Self> {
         let decoder = Decoder::new(input).map_err(decoding)?;
-        Ok(SdlDecoder { decoder, options: DecodeOptions::default() })
+        Ok(SdlDecoder { decoder, options: None, limit: None })
     }
 
-    /// Threads, engine and provider; the memory limit of `image` stays in force.
+    /// Threads, engine and provider; the memory limit of `image` stays in force, the smaller one counts.
     #[must_use]
     pub fn with_options(self, options: DecodeOptions) -> Self {
-        SdlDecoder { options, ..self }
+        SdlDecoder { options: Some(options), ..self }
     }
 
     /// Uses this model, if it is the one that the file names, instead of looking for it.
     #[must_use]
     pub fn with_model(self, model: Model) -> Self {
         SdlDecoder { decoder: self.decoder.with_model(model), ..self }
+    }
+
+    fn options(&self) -> DecodeOptions {
+        match (&self.options, self.limit) {
+            (Some(options), limit) => {
+                let max_bytes = options.max_bytes.min(limit.unwrap_or(u64::MAX));
+                options.clone().with_max_bytes(max_bytes)
+            }
+            (None, Some(limit)) => DecodeOptions::default().with_max_bytes(limit),
+            (None, None) => DecodeOptions::default(),
+        }
     }
 }
 
@@ -75,7 +89,8 @@ impl<R: Read> ImageDecoder for SdlDecoder<R> {
             Ok(self.total_bytes()),
             "the buffer must have the size that total_bytes gives"
         );
-        let picture = self.decoder.decode(&self.options).map_err(decoding)?;
+        let options = self.options();
+        let picture = self.decoder.decode(&options).map_err(decoding)?;
         convert::write_bytes(&picture, buf);
         Ok(())
     }
@@ -90,7 +105,7 @@ impl<R: Read> ImageDecoder for SdlDecoder<R> {
         limits.check_support(&image::LimitSupport::default())?;
         let (width, height) = self.dimensions();
         limits.check_dimensions(width, height)?;
-        self.options.max_bytes = limits.max_alloc.unwrap_or(u64::MAX);
+        self.limit = Some(limits.max_alloc.unwrap_or(u64::MAX));
         Ok(())
     }
 }
@@ -104,12 +119,12 @@ pub fn decode_dynamic(picture: Picture) -> Result<DynamicImage, Error> {
     use image::{ImageBuffer, LumaA, Rgba};
     let color = convert::color_type(picture.colour(), picture.alpha().map(Alpha::depth));
     let (width, height) = (picture.width(), picture.height());
-    let bytes = if picture.alpha().is_none() {
-        picture.into_parts().0
-    } else {
+    let bytes = if picture.alpha().is_some() {
         let mut bytes = vec![0; width as usize * height as usize * usize::from(color.bytes_per_pixel())];
         convert::write_bytes(&picture, &mut bytes);
         bytes
+    } else {
+        colour::from_srgb(&picture).unwrap_or_else(|| picture.into_parts().0)
     };
     let sixteen =
         |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_ne_bytes([b[0], b[1]])).collect::<Vec<_>>();

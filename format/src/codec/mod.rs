@@ -31,6 +31,8 @@ pub use denoise::{Denoise, Denoising};
 pub(crate) use encode::model_of;
 pub use encode::{Encoded, encode, encode_with};
 pub use model::{Model, Settings};
-pub use options::{DecodeOptions, EncodeOptions, LatentMethod, MAX_EFFORT, Rate};
+pub use options::{
+    DEFAULT_EFFORT, DEFAULT_QUALITY, DecodeOptions, EncodeOptions, LatentMethod, MAX_EFFORT, Rate,
+};
 pub use progress::{Progress, Stage};
 pub use synthesis::Synthesis;

@@ -35,8 +35,10 @@ pub enum LatentMethod {
 
 /// The largest effort.
 pub const MAX_EFFORT: u8 = 9;
-const DEFAULT_QUALITY: u8 = 50;
-const DEFAULT_EFFORT: u8 = 5;
+/// The quality where nobody asks for another.
+pub const DEFAULT_QUALITY: u8 = 50;
+/// The effort where nobody asks for another.
+pub const DEFAULT_EFFORT: u8 = 5;
 /// From this effort on, rounding weighs error against bits.
 const OPTIMISING_EFFORT: u8 = 3;
 /// From this effort on, the latents of a bit-exact bundle are corrected, and then refined in so many steps, for each effort from here.

@@ -21,6 +21,26 @@ pub(crate) fn search(
 ) -> Result<Coded, Error> {
     let fits = |coded: &Coded| coded.len() <= size;
     let close = |coded: &Coded| coded.len() as f64 >= CLOSE * size as f64;
+    // The largest file of a quality that fits, rounded harder than usual; `best` fits already.
+    let rounded_harder = |quality: u8, mut best: Coded| {
+        let (mut weak, mut strong) = (strength, MAX_STRENGTH);
+        for _ in 0..TRIES {
+            if close(&best) {
+                break;
+            }
+            let middle = 0.5 * (weak + strong);
+            let found = file(quality, middle)?;
+            if fits(&found) {
+                strong = middle;
+                if found.len() > best.len() {
+                    best = found;
+                }
+            } else {
+                weak = middle;
+            }
+        }
+        Ok(best)
+    };
 
     // Away from the guess in steps that double, until one side fits and the other does not.
     let (mut low, mut step) = guess.map_or((HIGHEST, HIGHEST), |guess| (guess, 1));
@@ -31,7 +51,7 @@ pub(crate) fn search(
             // The last resort: the lowest quality with stronger rounding.
             let harder = file(low, MAX_STRENGTH)?;
             if fits(&harder) {
-                return Ok(harder);
+                return rounded_harder(low, harder);
             }
             let smallest = harder.len().min(best.len());
             return Err(Error::Target { smallest, asked: size });
@@ -61,24 +81,6 @@ pub(crate) fn search(
             high = middle;
         }
     }
-    if !close(&best) {
-        // A little more than `low`: the next quality, rounded harder.
-        let (mut weak, mut strong) = (strength, MAX_STRENGTH);
-        for _ in 0..TRIES {
-            let middle = 0.5 * (weak + strong);
-            let found = file(high, middle)?;
-            if fits(&found) {
-                strong = middle;
-                if found.len() > best.len() {
-                    best = found;
-                }
-                if close(&best) {
-                    break;
-                }
-            } else {
-                weak = middle;
-            }
-        }
-    }
-    Ok(best)
+    // A little more than `low`: the next quality, rounded harder.
+    rounded_harder(high, best)
 }

@@ -12,7 +12,7 @@ use crate::args::{EngineArgs, MeasuringArgs};
 use crate::bench::metrics::{Measure, Metric, Scores};
 use crate::bench::{decode_with_program, runner};
 use crate::failure::{Code, Failure};
-use crate::files::{Output, has_extension};
+use crate::files::{self, Output, has_extension};
 use crate::models::Models;
 use crate::output;
 use page::{Image, Item, Page};
@@ -47,8 +47,15 @@ pub(crate) struct Compare {
 
 impl Compare {
     pub fn run(&self) -> Result<(), Failure> {
-        let out =
-            Output::File(self.output.clone().unwrap_or_else(|| self.original.with_extension("compare.html")));
+        let page = self.output.clone().unwrap_or_else(|| self.original.with_extension("compare.html"));
+        let identity = files::identity(&page);
+        if std::iter::once(&self.original).chain(&self.files).any(|path| files::identity(path) == identity) {
+            return Err(Failure::usage(format!(
+                "{} is an input and would be overwritten; name another output",
+                page.display()
+            )));
+        }
+        let out = Output::File(page);
         out.check_free(self.no_overwrite)?;
         let settings = self.engine.settings();
         let measure = Measure::new(self.measuring.feature_model.as_deref(), &settings)?;

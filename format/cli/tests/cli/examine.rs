@@ -97,6 +97,9 @@ fn models_are_listed_shown_packed_and_imported() {
     place.write("source/a.onnx", b"not looked at here");
     place.write("source/s.onnx", b"nor this");
     place.ok(&["model", "pack", "source", "mine.sdlm"]);
+    place.expect(2, &["model", "pack", "source", "source/mine.sdlm"]);
+    place.expect(2, &["model", "pack", "source", "source/bundle.toml"]);
+    assert!(place.read("source/bundle.toml").starts_with(b"format"));
     place.ok(&["model", "import", "mine.sdlm"]);
     let listed = objects(&place.ok(&["model", "list", "--json"]));
     assert_eq!(listed.len(), 2);
@@ -167,4 +170,17 @@ fn nothing_is_kept_or_sent_about_who_decodes() {
     }
     assert_eq!(done.status.code(), Some(0), "{}", words(&done));
     assert!(place.files().iter().all(|name| !name.starts_with("home")), "{:?}", place.files());
+}
+
+#[test]
+fn a_page_is_never_one_of_the_files_that_it_compares() {
+    let place = Place::new();
+    place.picture("a.png", 40, 30);
+    place.picture("b.bmp", 40, 30);
+    let before = (place.read("a.png"), place.read("b.bmp"));
+    for out in ["a.png", "./b.bmp"] {
+        let output = place.expect(2, &["compare", "a.png", "b.bmp", "-o", out]);
+        assert!(words(&output).contains("is an input"), "{}", words(&output));
+    }
+    assert!(before == (place.read("a.png"), place.read("b.bmp")));
 }

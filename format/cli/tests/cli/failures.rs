@@ -81,9 +81,19 @@ fn damage_is_3() {
     place.write("cut.png", &png[..png.len() / 2]);
     place.write("text.png", b"this is no picture");
     place.write("empty.png", b"");
-    for name in ["cut.png", "text.png", "empty.png"] {
+    place.picture("a.jpg", 64, 64);
+    let jpeg = place.read("a.jpg");
+    place.write("cut.jpg", &jpeg[..jpeg.len() * 3 / 4]);
+    for name in ["cut.png", "text.png", "empty.png", "cut.jpg"] {
         place.expect(3, &["encode", name]);
     }
+    // What lies behind the picture is another matter, and so is the end of a preview before it.
+    place.write("more.jpg", &[jpeg.as_slice(), &[7; 100_000]].concat());
+    place.ok(&["encode", "more.jpg"]);
+    let mut preview = jpeg[..jpeg.len() * 3 / 4].to_vec();
+    preview.splice(2..2, [&[0xff, 0xe1, 0, 4 + 2][..], &[0xff, 0xd8, 0xff, 0xd9]].concat());
+    place.write("preview.jpg", &preview);
+    place.expect(3, &["encode", "preview.jpg"]);
     assert_eq!(place.pipe(&["decode", "-"], &flipped).status.code(), Some(3));
     assert!(!place.path("cut.png.sdl").exists() && !place.path("x.sdl").exists());
 }
@@ -95,7 +105,6 @@ fn a_missing_model_or_engine_is_4() {
     place.expect(4, &["encode", "a.png", "--model", "nobody"]);
     place.expect(4, &["encode", "a.png", "--model", "./nobody.sdlm"]);
     place.expect(4, &["model", "show", "nobody"]);
-    place.expect(4, &["model", "import", "nobody.sdlm"]);
     let output = place.expect(4, &["encode", "a.png", "--provider", "abacus", "--backend", "rust"]);
     assert!(words(&output).contains("abacus"), "{}", words(&output));
     let output = place
@@ -124,6 +133,7 @@ fn reading_and_writing_that_fails_is_5() {
     place.expect(5, &["decode", "missing.sdl"]);
     place.expect(5, &["info", "missing.sdl"]);
     place.expect(5, &["info", "folder.sdl"]);
+    place.expect(5, &["model", "import", "nobody.sdlm"]);
     assert_eq!(place.files(), ["a.png"]);
 }
 
@@ -153,6 +163,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
         &["decode", "a.sdl", "-", "--output-format", "bmp"][..],
         &["encode", "a.png", "-"],
         &["info", "a.sdl"],
+        &["info", "a.sdl", "a.sdl", "a.sdl"],
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

@@ -94,6 +94,33 @@ fn what_exists_stays_with_no_overwrite() {
 
 #[cfg(unix)]
 #[test]
+fn what_is_written_over_keeps_its_permissions_and_a_link_stays_one() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let place = Place::new();
+    place.picture("a.png", 20, 20);
+    place.write("a.sdl", b"secret");
+    std::fs::set_permissions(place.path("a.sdl"), PermissionsExt::from_mode(0o600)).unwrap();
+    place.ok(&["encode", "a.png"]);
+    assert_eq!(place.path("a.sdl").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // One that leads to nothing yet.
+    std::fs::create_dir(place.path("folder")).unwrap();
+    symlink("folder/there.sdl", place.path("link.sdl")).unwrap();
+    place.ok(&["encode", "a.png", "link.sdl"]);
+    assert!(place.path("link.sdl").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(place.read("folder/there.sdl"), place.read("a.sdl"));
+}
+
+#[test]
+fn a_name_as_long_as_names_can_be_is_written() {
+    let place = Place::new();
+    place.picture("a.png", 20, 20);
+    let name = format!("{}.sdl", "n".repeat(251));
+    place.ok(&["encode", "a.png", &name]);
+    assert!(place.path(&name).is_file());
+}
+
+#[cfg(unix)]
+#[test]
 fn a_stopped_run_leaves_whole_files_alone() {
     use std::process::{Command, Stdio};
     let place = Place::new();

@@ -125,3 +125,116 @@ fn a_profile_of_other_colours_is_left_out_and_said() {
     assert!(crate::common::words(&output).contains("CMYK"));
     assert_eq!(objects(&place.ok(&["info", "a.sdl", "--json"]))[0]["metadata"]["icc"], 0);
 }
+
+/// A PNG with this profile and these Exif data.
+fn png(place: &Place, name: &str, image: &DynamicImage, icc: Option<Vec<u8>>, exif: Option<Vec<u8>>) {
+    let mut bytes = Vec::new();
+    let mut encoder = PngEncoder::new(&mut bytes);
+    if let Some(icc) = icc {
+        encoder.set_icc_profile(icc).unwrap();
+    }
+    if let Some(exif) = exif {
+        encoder.set_exif_metadata(exif).unwrap();
+    }
+    image.write_with_encoder(encoder).unwrap();
+    place.write(name, &bytes);
+}
+
+/// How far the mean of a channel is from that of another picture.
+fn bias(a: &DynamicImage, b: &DynamicImage) -> [f64; 3] {
+    let mean = |image: &DynamicImage| {
+        let image = image.to_rgb8();
+        let pixels = f64::from(image.width() * image.height());
+        [0, 1, 2].map(|c| image.pixels().map(|pixel| f64::from(pixel.0[c])).sum::<f64>() / pixels)
+    };
+    let (a, b) = (mean(a), mean(b));
+    [0, 1, 2].map(|c| (a[c] - b[c]).abs())
+}
+
+/// One strong colour, which sRGB shows by other numbers than a wide gamut does.
+fn strong() -> DynamicImage {
+    DynamicImage::ImageRgb8(image::RgbImage::from_pixel(48, 32, image::Rgb([180, 60, 60])))
+}
+
+#[test]
+fn pixels_come_in_the_profile_they_are_written_with_and_in_srgb_without() {
+    let place = Place::new();
+    png(&place, "a.png", &strong(), Some(wide_gamut()), None);
+    place.ok(&["encode", "a.png", "-q", "90"]);
+    for out in ["b.png", "b.jpg", "b.webp", "b.tiff"] {
+        place.ok(&["decode", "a.sdl", out]);
+        let bias = bias(&place.open(out), &strong());
+        assert!(bias.iter().all(|bias| *bias < 3.0), "{out}: {bias:?}");
+    }
+    // The same colour in sRGB has more red.
+    for out in ["b.bmp", "b.qoi", "b.ppm", "b.tga", "b.pam"] {
+        let output = place.ok(&["decode", "a.sdl", out]);
+        assert!(crate::common::words(&output).contains("sRGB"));
+        let bias = bias(&place.open(out), &strong());
+        assert!(bias[0] > 8.0, "{out}: {bias:?}");
+    }
+}
+
+#[test]
+fn a_turned_picture_of_a_wide_gamut_is_converted_once() {
+    let place = Place::new();
+    png(&place, "a.png", &strong(), Some(wide_gamut()), Some(EXIF.to_vec()));
+    place.ok(&["encode", "a.png", "-q", "90"]);
+    place.ok(&["encode", "a.sdl", "b.sdl", "-q", "90", "--strip=exif"]);
+    place.ok(&["decode", "a.sdl", "a.ppm"]);
+    place.ok(&["decode", "b.sdl", "b.ppm"]);
+    let bias = bias(&place.open("a.ppm"), &place.open("b.ppm"));
+    assert!(bias.iter().all(|bias| *bias < 3.0), "{bias:?}");
+}
+
+#[test]
+fn pixels_are_upright_where_exif_is_left_out() {
+    let place = Place::new();
+    source(&place, "a.png");
+    place.ok(&["encode", "a.png"]);
+    for out in ["b.tiff", "b.bmp", "b.tga", "b.qoi", "b.ppm", "b.pgm", "b.pam"] {
+        let output = place.ok(&["decode", "a.sdl", out]);
+        assert!(crate::common::words(&output).contains("upright"));
+        assert_eq!((place.open(out).width(), place.open(out).height()), (40, 60), "{out}");
+    }
+}
+
+#[test]
+fn exif_beyond_a_segment_of_a_jpeg_is_left_out_and_said() {
+    let place = Place::new();
+    let exif = |length: usize| {
+        let mut exif = EXIF.to_vec();
+        exif.resize(length, 7);
+        exif
+    };
+    for (length, fits) in [(65_527, true), (65_528, false)] {
+        png(&place, "a.png", &strong(), None, Some(exif(length)));
+        place.ok(&["encode", "a.png"]);
+        let output = place.ok(&["decode", "a.sdl", "b.jpg"]);
+        assert_eq!(crate::common::words(&output).contains("its Exif has 65528 bytes"), !fits);
+        assert_eq!(parts(&place, "b.jpg")[1], fits.then(|| exif(length)));
+        assert_eq!(place.open("b.jpg").width(), if fits { 48 } else { 32 });
+    }
+}
+
+#[test]
+fn a_profile_for_grey_goes_with_grey_pixels_only() {
+    let place = Place::new();
+    let icc = moxcms::ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
+    png(&place, "a.png", &DynamicImage::ImageLuma8(strong().to_luma8()), Some(icc.clone()), None);
+    place.ok(&["encode", "a.png"]);
+    for (out, kept) in [("b.png", true), ("b.jpg", true), ("b.webp", false)] {
+        place.ok(&["decode", "a.sdl", out]);
+        assert_eq!(parts(&place, out)[0], kept.then(|| icc.clone()), "{out}");
+    }
+    // The reader of `image` does not find it in a grey TIFF.
+    let in_tiff = || place.read("b.tiff").windows(icc.len()).any(|window| window == icc);
+    place.ok(&["decode", "a.sdl", "b.tiff"]);
+    assert!(in_tiff());
+    png(&place, "a.png", &DynamicImage::ImageLumaA8(strong().to_luma_alpha8()), Some(icc.clone()), None);
+    place.ok(&["encode", "a.png"]);
+    place.ok(&["decode", "a.sdl", "b.png"]);
+    assert_eq!(parts(&place, "b.png")[0], Some(icc.clone()));
+    place.ok(&["decode", "a.sdl", "b.tiff"]);
+    assert!(!in_tiff());
+}

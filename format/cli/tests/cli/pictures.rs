@@ -102,6 +102,23 @@ fn alpha_survives_where_the_format_has_it_and_its_loss_is_said() {
 }
 
 #[test]
+fn grey_keeps_its_alpha_in_colour_where_the_format_has_no_such_grey() {
+    let place = Place::new();
+    let grey =
+        image::ImageBuffer::from_fn(20, 10, |x, y| image::LumaA([(y * 2000) as u16, (x * 3000) as u16]));
+    image::DynamicImage::ImageLumaA16(grey.clone()).save(place.path("deep.png")).unwrap();
+    image::DynamicImage::ImageLumaA16(grey).to_luma_alpha8().save(place.path("a.png")).unwrap();
+    for (source, out) in
+        [("a.png", "b.bmp"), ("deep.png", "b.bmp"), ("a.png", "b.pam"), ("deep.png", "b.pam")]
+    {
+        place.ok(&["encode", source, "a.sdl"]);
+        place.ok(&["decode", "a.sdl", out]);
+        let (source, out) = (place.open(source).to_rgba16(), place.open(out).to_rgba16());
+        assert!(source.pixels().zip(out.pixels()).all(|(a, b)| a[3].abs_diff(b[3]) <= 257));
+    }
+}
+
+#[test]
 fn higher_quality_takes_more_bytes() {
     let place = Place::new();
     place.picture("a.png", 128, 96);
@@ -130,6 +147,19 @@ fn a_size_asked_for_is_kept_and_nearly_used() {
     let bits = target as f64 * 8.0 / (128.0 * 128.0);
     let size = encoded(&["--target-bpp", &bits.to_string()]);
     assert!((target * 9 / 10..=target).contains(&size), "{size} of {target}");
+}
+
+#[test]
+fn a_size_below_the_lowest_quality_is_nearly_used_as_well() {
+    let place = Place::new();
+    place.picture("a.png", 256, 256);
+    let encoded = |arguments: &[&str]| {
+        place.ok(&[&["encode", "a.png", "a.sdl"], arguments].concat());
+        place.read("a.sdl").len()
+    };
+    let target = encoded(&["-q", "0"]) * 97 / 100;
+    let size = encoded(&["--target-size", &target.to_string()]);
+    assert!((target * 95 / 100..=target).contains(&size), "{size} of {target}");
 }
 
 #[test]
