@@ -71,6 +71,20 @@ impl Scanner {
     }
 }
 
+/// So many bytes of what is none are looked at at a time.
+const JUNK: usize = 64 << 10;
+
+/// How many bytes of a stream [`Scanner::scan`] has to see, by what stands at its start (up to `MAX_HEADER_BYTES`): what follows a picture
+/// need not be looked at for each picture in front of it.
+pub(crate) fn reach(start: &[u8], max_size: usize) -> usize {
+    match Header::parse(start) {
+        Ok(Some(header)) if header.length as usize <= max_size => {
+            (header.length as usize).saturating_add(SIGNATURE.len() - 1)
+        }
+        _ => JUNK,
+    }
+}
+
 /// Where the next signature, or the beginning of one at the end, stands at or behind `from`; the length where none does.
 fn next_signature(bytes: &[u8], from: usize) -> usize {
     let mut at = from.min(bytes.len());
@@ -154,6 +168,43 @@ mod tests {
         for step in [1, 2, 3, 7, 50, 1000, 5000] {
             assert_eq!(pictures(&stream, step, MAX).0, [100, 64, 77], "{step} bytes at a time");
         }
+    }
+
+    #[test]
+    fn what_is_in_reach_says_as_much_as_everything() {
+        let mut stream = picture(100);
+        stream.extend(&picture(300)[..120]);
+        stream.extend(picture(77));
+        stream.extend(b"\x93SDL\r\n\x1a\nand what looks like a header");
+        stream.extend(vec![0; 2 * JUNK]);
+        stream.extend(picture(2000));
+        let mut start = 0;
+        let mut found = Vec::new();
+        while start < stream.len() {
+            let rest = &stream[start..];
+            let reach = reach(&rest[..rest.len().min(MAX_HEADER_BYTES)], MAX).min(rest.len());
+            assert!(reach <= JUNK);
+            let seen = Scanner::default().scan(&rest[..reach], MAX);
+            let all = Scanner::default().scan(rest, MAX);
+            start += match (&seen, all) {
+                // Junk may come in parts.
+                (&Found::Junk(part), Found::Junk(whole)) => {
+                    assert!(0 < part && part <= whole);
+                    part
+                }
+                (Found::Picture(header), all) => {
+                    assert_eq!(seen, all);
+                    found.push(header.length);
+                    header.length as usize
+                }
+                (&Found::Cut(length), all) => {
+                    assert_eq!(seen, all);
+                    length
+                }
+                (Found::NeedMore(_), _) | (Found::Junk(_), _) => panic!("{seen:?}"),
+            };
+        }
+        assert_eq!(found, [100, 77, 2000]);
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub(crate) fn cannot_run(provider: Option<&str>, error: &Error) -> String {
     }
 }
 
+/// Why an element did not get something done: a pad that is being flushed refuses everything, and that is no failure.
+pub(crate) fn unless_flushing(src_pad: &gst::Pad, error: gst::FlowError) -> gst::FlowError {
+    if src_pad.pad_flags().contains(gst::PadFlags::FLUSHING) { gst::FlowError::Flushing } else { error }
+}
+
 /// Whether something upstream makes frames in real time.
 pub(crate) fn is_live(sink_pad: &gst::Pad) -> bool {
     let mut query = gst::query::Latency::new();

@@ -130,6 +130,16 @@ fn rows_with_padding_give_the_same_file() {
 }
 
 #[test]
+fn a_pool_in_front_learns_how_many_frames_are_held() {
+    let harness = encoder("n-threads=5", &raw_caps("RGB"));
+    let caps = raw_caps("RGB").parse::<gst::Caps>().unwrap();
+    let mut query = gst::query::Allocation::new(Some(&caps), true);
+    assert!(harness.element().unwrap().static_pad("sink").unwrap().query(&mut query));
+    let (_, size, least, _) = query.allocation_pools().next().unwrap();
+    assert!(size >= 3 * WIDTH * HEIGHT && least >= 6, "{size} {least}");
+}
+
+#[test]
 fn flat_colours_in_every_matrix_and_range_come_out_right() {
     // Luma and chroma of pure red by the standards: ITU-R BT.601, BT.709, BT.2020 (limited), and JPEG (full).
     let reds = [
@@ -206,6 +216,31 @@ fn a_header_can_carry_the_duration() {
     let made = files("frame-duration=true", &raw_caps("RGB"), [frame(0)]);
     let header = image_sdl::Header::parse(&made[0]).unwrap().unwrap();
     assert_eq!(header.duration, Some(200_000));
+}
+
+#[test]
+fn the_duration_is_that_of_the_picture_where_it_is_known() {
+    for (mode, expected) in [
+        ("interval interval=600000000", Some(600_000)),
+        ("interval interval=600000000 delta=true", Some(200_000)),
+        ("interval interval=100000000", Some(200_000)),
+        ("scene-change", None),
+        ("forced", None),
+    ] {
+        let mut harness = encoder(&format!("frame-duration=true key-frames={mode}"), &raw_caps("RGB"));
+        let ask = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(false).build();
+        harness.push_upstream_event(ask);
+        (0..4).for_each(|n| {
+            harness.push(frame(n)).unwrap();
+        });
+        harness.push_event(gst::event::Eos::new());
+        let made = drain(&mut harness);
+        assert!(!made.is_empty());
+        for picture in made {
+            let header = image_sdl::Header::parse(&bytes(&picture)).unwrap().unwrap();
+            assert_eq!(header.duration, expected, "{mode}");
+        }
+    }
 }
 
 /// Numbers of the frames that became pictures, and of those that became gaps.
@@ -298,6 +333,66 @@ fn a_snapshot_is_one_picture_and_the_end() {
     assert_eq!(harness.push(frame(0)), Err(gst::FlowError::Eos));
     assert_eq!(harness.push(frame(1)), Err(gst::FlowError::Eos));
     assert_eq!(drain(&mut harness).len(), 1);
+    // A seek asks for another one, and so does whoever switches it off and on.
+    harness.push_event(gst::event::FlushStart::new());
+    harness.push_event(gst::event::FlushStop::new(true));
+    harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+    assert_eq!(harness.push(frame(2)), Err(gst::FlowError::Eos));
+    assert_eq!(drain(&mut harness).len(), 1);
+    let bin = harness.element().unwrap().downcast::<gst::Bin>().unwrap();
+    let element = bin.iterate_elements().into_iter().next().unwrap().unwrap();
+    element.set_property("snapshot", false);
+    harness.push(frame(3)).unwrap();
+    element.set_property("snapshot", true);
+    assert_eq!(harness.push(frame(4)), Err(gst::FlowError::Eos));
+    assert_eq!(drain(&mut harness).len(), 2);
+}
+
+#[test]
+fn a_picture_comes_out_without_a_next_frame() {
+    let mut harness = encoder("n-threads=2", &raw_caps("RGB"));
+    for n in 0..3 {
+        harness.push(frame(n)).unwrap();
+        assert_eq!(bytes(&harness.pull().unwrap()), file(n));
+    }
+}
+
+#[test]
+fn a_flush_while_caps_change_is_no_error() {
+    let mut harness = encoder("n-threads=0", &raw_caps("RGB"));
+    harness.push(frame(0)).unwrap();
+    flush_at_next_caps(&harness);
+    let caps = "video/x-raw,format=RGB,width=64,height=48,framerate=5/1".parse::<gst::Caps>().unwrap();
+    assert!(harness.push_event(gst::event::Caps::new(&caps)));
+    harness.push_event(gst::event::FlushStop::new(true));
+    drain(&mut harness);
+    harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+    harness.push(buffer(pixels(64, 48, 1), 1)).unwrap();
+    harness.push_event(gst::event::Eos::new());
+    assert_eq!(drain(&mut harness).len(), 1);
+    let caps = harness.sinkpad().unwrap().current_caps().unwrap();
+    assert_eq!(caps.structure(0).unwrap().get::<i32>("width"), Ok(64));
+}
+
+/// Refining a picture takes seconds, and nobody waits for one that is not wanted.
+#[test]
+fn a_stop_ends_a_running_encode() {
+    // One more worker than there are frames: pushing does not wait.
+    let slow = || {
+        let mut harness = encoder("effort=9 n-threads=2", &raw_caps("RGB"));
+        let start = std::time::Instant::now();
+        harness.push(frame(0)).unwrap();
+        (harness, start)
+    };
+    let (mut harness, start) = slow();
+    harness.pull().unwrap();
+    let whole = start.elapsed();
+
+    let (harness, start) = slow();
+    let messages = bus(&harness);
+    harness.element().unwrap().set_state(gst::State::Null).unwrap();
+    assert!(start.elapsed() < whole / 2, "{:?} of {whole:?}", start.elapsed());
+    assert!(messages.pop_filtered(&[gst::MessageType::Error]).is_none());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::io::Cursor;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -12,15 +12,18 @@ use gst_video::video_codec_state::Readable;
 use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoCodecState, VideoFormat};
 use image_sdl::onnx::role;
 use image_sdl::{
-    BundleRef, DecodeOptions, Decoder, Error, Header, Metadata, Method, Model, Picture, Synthesis,
+    BundleRef, DecodeOptions, Decoder, Error, Header, MAX_HEADER_BYTES, Metadata, Method, Model, Picture,
+    Progress, Synthesis,
 };
 
 use super::PixelDecoder;
 use crate::chain::{Chain, Link};
 use crate::convert;
-use crate::scan::{Found, MEDIA_TYPE, Scanner};
-use crate::settings::{AUTO, cannot_run, engine, is_live, latency, tile_threads, worker_count};
-use crate::workers::{Lost, Workers};
+use crate::scan::{self, Found, MEDIA_TYPE, Scanner};
+use crate::settings::{
+    AUTO, cannot_run, engine, is_live, latency, tile_threads, unless_flushing, worker_count,
+};
+use crate::workers::{Bell, Courier, Halt, Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdldec", gst::DebugColorFlags::empty(), Some("SDL picture decoder"))
@@ -86,7 +89,20 @@ enum Outcome {
     Hidden,
 }
 
+/// How much is handed on.
+#[derive(Clone, Copy, PartialEq)]
+enum HandOn {
+    /// What is finished.
+    Finished,
+    /// What is finished; as long as there is no room for another picture, what comes next is waited for.
+    MakeRoom,
+    Everything,
+}
+
 struct State {
+    /// Ends before the workers do.
+    _courier: Courier,
+    bell: Arc<Bell>,
     models: HashMap<BundleRef, Model>,
     workers: Workers<u32, Result<Outcome, Error>>,
     chain: Chain,
@@ -99,9 +115,13 @@ struct State {
     output: Option<(VideoFormat, u32, u32)>,
     /// The metadata whose tags were sent last.
     metadata: Metadata,
+    /// An orientation was among them.
+    turned: bool,
     scanner: Scanner,
     /// The scanner has nothing new to say before so many bytes are there.
     next_look: usize,
+    /// What became of what the courier handed on.
+    flow: Result<(), gst::FlowError>,
 }
 
 /// The implementation of `sdldec`.
@@ -126,6 +146,7 @@ pub struct SdlDec {
     settings: Mutex<Settings>,
     /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
     state: Mutex<Option<State>>,
+    halt: Arc<Halt>,
 }
 
 impl SdlDec {
@@ -137,16 +158,35 @@ impl SdlDec {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands on what is finished; with `drain` everything.
-    fn hand_on(&self, drain: bool) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn hand_on(&self, how: HandOn) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if how != HandOn::Finished
+            && let Some(state) = self.state().as_mut()
+        {
+            std::mem::replace(&mut state.flow, Ok(()))?;
+        }
         loop {
-            let next = match self.state().as_mut() {
-                Some(state) if drain => state.workers.pop(true),
-                Some(state) => state.workers.pop_ready(),
-                None => None,
+            let next = match (self.state().as_mut(), how) {
+                (Some(state), HandOn::Finished) => state.workers.pop(false),
+                (Some(state), HandOn::MakeRoom) => state.workers.pop_ready(),
+                (Some(state), HandOn::Everything) => state.workers.pop(true),
+                (None, _) => None,
             };
             let Some((number, outcome)) = next else { return Ok(gst::FlowSuccess::Ok) };
+            // The base class frees the frames of what was given up.
+            if self.halt.is_stopped() {
+                return Err(gst::FlowError::Flushing);
+            }
             self.finish_frame(number, outcome)?;
+        }
+    }
+
+    /// What the courier does: hands on what is finished, as the streaming thread would with the next picture.
+    fn deliver(&self) {
+        let obj = self.obj();
+        let _lock = obj.sink_pad().stream_lock();
+        let flow = self.hand_on(HandOn::Finished);
+        if let (Err(error), Some(state)) = (flow, self.state().as_mut()) {
+            state.flow = Err(error);
         }
     }
 
@@ -169,6 +209,11 @@ impl SdlDec {
                     self.wait_for_key(&error);
                 }
                 return Ok(gst::FlowSuccess::Ok);
+            }
+            // Given up by a flush that was over before anybody looked.
+            Ok(Err(Error::Interrupted)) => {
+                obj.release_frame(frame);
+                return Err(gst::FlowError::Flushing);
             }
             Ok(Err(error)) => {
                 obj.release_frame(frame);
@@ -261,7 +306,7 @@ impl SdlDec {
         let srgb = convert::srgb(format == VideoFormat::Gray8);
         let info = gst_video::VideoInfo::builder_from_info(negotiated.info()).colorimetry(&srgb).build();
         negotiated.set_info(info.map_err(|_| gst::FlowError::NotNegotiated)?);
-        obj.negotiate(negotiated)?;
+        obj.negotiate(negotiated).map_err(|error| unless_flushing(obj.src_pad(), error))?;
         if let Some(state) = self.state().as_mut() {
             state.output = Some(output);
         }
@@ -288,6 +333,13 @@ impl SdlDec {
             if let Some(xmp) = &metadata.xmp {
                 merge(gst::TagList::from_xmp_buffer(&gst::Buffer::from_slice(xmp.clone())), "XMP");
             }
+            // The orientation of one picture is not that of the next one, but elements behind keep it.
+            let orientation = |tags: &gst::TagList| tags.get::<gst::tags::ImageOrientation>().is_some();
+            let turned = orientation(&tags);
+            if state.turned && !turned {
+                tags.make_mut().add::<gst::tags::ImageOrientation>(&"rotate-0", gst::TagMergeMode::Replace);
+            }
+            state.turned = turned;
             state.metadata = metadata;
             tags
         };
@@ -433,15 +485,36 @@ impl ElementImpl for SdlDec {
         });
         &TEMPLATES
     }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            // The streaming thread may be waiting for a picture, and its end is waited for.
+            self.halt.stop();
+        }
+        self.parent_change_state(transition)
+    }
 }
 
 impl VideoDecoderImpl for SdlDec {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.obj().set_packetized(false);
         let threads = worker_count(self.settings().n_threads);
-        let workers = Workers::new(threads)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]))?;
+        self.halt.resume();
+        let bell = Arc::<Bell>::default();
+        let cannot = |e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]);
+        let workers = Workers::new(threads, &self.halt, &bell).map_err(cannot)?;
+        let weak = self.obj().downgrade();
+        let deliver = move || {
+            if let Some(element) = weak.upgrade() {
+                element.imp().deliver();
+            }
+        };
         *self.state() = Some(State {
+            _courier: Courier::new(&bell, deliver).map_err(cannot)?,
+            bell,
             models: HashMap::new(),
             workers,
             chain: Chain::default(),
@@ -450,8 +523,10 @@ impl VideoDecoderImpl for SdlDec {
             input: None,
             output: None,
             metadata: Metadata::default(),
+            turned: false,
             scanner: Scanner::default(),
             next_look: 0,
+            flow: Ok(()),
         });
         Ok(())
     }
@@ -464,6 +539,9 @@ impl VideoDecoderImpl for SdlDec {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::FlushStart {
+            self.halt.stop();
+        }
         if let gst::EventView::Segment(segment) = event.view() {
             // A source of buffers with times gives one picture each.
             let whole = segment.segment().format() == gst::Format::Time
@@ -474,8 +552,17 @@ impl VideoDecoderImpl for SdlDec {
     }
 
     fn set_format(&self, state: &VideoCodecState<'static, Readable>) -> Result<(), gst::LoggableError> {
-        self.hand_on(true).map_err(|e| gst::loggable_error!(CAT, "cannot drain: {e}"))?;
         let obj = self.obj();
+        match self.hand_on(HandOn::Everything) {
+            Ok(_) => {}
+            // Nobody wants the old pictures any more; the next ones may be wanted.
+            Err(gst::FlowError::Flushing | gst::FlowError::Eos) => {
+                if let Some(state) = self.state().as_mut() {
+                    state.workers.clear();
+                }
+            }
+            Err(error) => return Err(gst::loggable_error!(CAT, "cannot drain: {error}")),
+        }
         if is_parsed(state) {
             obj.set_packetized(true);
         }
@@ -486,8 +573,8 @@ impl VideoDecoderImpl for SdlDec {
         own.output = None;
         let threads = if n_threads == AUTO && is_live(obj.sink_pad()) { 0 } else { worker_count(n_threads) };
         if threads != own.workers.threads() {
-            own.workers =
-                Workers::new(threads).map_err(|e| gst::loggable_error!(CAT, "cannot start a thread: {e}"))?;
+            own.workers = Workers::new(threads, &self.halt, &own.bell)
+                .map_err(|e| gst::loggable_error!(CAT, "cannot start a thread: {e}"))?;
         }
         drop(guard);
         let fps = state.info().fps();
@@ -513,7 +600,12 @@ impl VideoDecoderImpl for SdlDec {
                 if available == 0 || (available < state.next_look && !at_eos) {
                     return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA);
                 }
-                let bytes = adapter.copy_bytes(0, available).map_err(|_| gst::FlowError::Error)?;
+                // Not all that is there for each of many pictures.
+                let copy = |length: usize| {
+                    adapter.copy_bytes(0, length.min(available)).map_err(|_| gst::FlowError::Error)
+                };
+                let start = copy(MAX_HEADER_BYTES)?;
+                let bytes = copy(scan::reach(&start, max_size))?;
                 let found = state.scanner.scan(&bytes, max_size);
                 state.next_look = match found {
                     Found::NeedMore(needed) => needed.min(available + available.max(LEAST_NEW)),
@@ -586,7 +678,11 @@ impl VideoDecoderImpl for SdlDec {
                 Ok((model, header)) => {
                     let alone = state.workers.threads() > 0 && state.workers.is_idle();
                     let threads = tile_threads(&model, alone);
-                    let options = settings.options().with_threads(threads);
+                    let wanted = state.workers.wanted();
+                    let options = settings
+                        .options()
+                        .with_threads(threads)
+                        .with_progress(Progress::new(move |_, _, _| wanted()));
                     let link = state.chain.link();
                     state.workers.push(number, move || {
                         let decoder = Decoder::new(Cursor::new(buffer.as_slice()))?.with_model(model);
@@ -595,15 +691,15 @@ impl VideoDecoderImpl for SdlDec {
                 }
             }
         }
-        self.hand_on(wait)
+        self.hand_on(if wait { HandOn::Everything } else { HandOn::MakeRoom })
     }
 
     fn drain(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.hand_on(true)
+        self.hand_on(HandOn::Everything)
     }
 
     fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.hand_on(true)
+        self.hand_on(HandOn::Everything)
     }
 
     fn flush(&self) -> bool {
@@ -613,7 +709,9 @@ impl VideoDecoderImpl for SdlDec {
             state.waiting = false;
             state.scanner.reset();
             state.next_look = 0;
+            state.flow = Ok(());
         }
+        self.halt.resume();
         true
     }
 

@@ -6,15 +6,15 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use gst_video::{VideoCodecFrame, VideoCodecFrameFlags, VideoInfo};
-use image_sdl::{Analysed, EncodeOptions, Error, MAX_EFFORT, Model, Picture};
+use image_sdl::{Analysed, EncodeOptions, Error, MAX_EFFORT, Model, Picture, Progress};
 
 use super::KeyFrames;
 use super::select::{self, Rules, Selector};
 use crate::chain::{Chain, Link};
 use crate::convert::{self, Pool};
 use crate::scan::MEDIA_TYPE;
-use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, worker_count};
-use crate::workers::{Lost, Workers};
+use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, unless_flushing, worker_count};
+use crate::workers::{Bell, Courier, Halt, Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdlenc", gst::DebugColorFlags::empty(), Some("SDL picture encoder"))
@@ -26,6 +26,8 @@ const MAX_EFFORT_SETTING: u32 = MAX_EFFORT as u32;
 const DEFAULT_INTERVAL: u64 = gst::ClockTime::SECOND.nseconds();
 /// A person who walks through a picture of a room changes some 3 % of its brightness.
 const DEFAULT_THRESHOLD: f64 = 0.05;
+/// Bytes of frames that may wait behind a slow picture.
+const MOST_HELD: usize = 128 << 20;
 /// The largest side of a picture.
 const MAX_SIDE: i32 = 65_535;
 
@@ -90,6 +92,16 @@ impl Settings {
             threshold: self.threshold,
         }
     }
+
+    /// How long the picture of a frame is shown, as far as that is known before the next one comes.
+    fn duration(&self, frame: gst::ClockTime) -> Option<gst::ClockTime> {
+        match self.key_frames {
+            _ if self.delta => Some(frame),
+            KeyFrames::Every => Some(frame),
+            KeyFrames::Interval => Some(frame.max(gst::ClockTime::from_nseconds(self.interval))),
+            KeyFrames::SceneChange | KeyFrames::Forced => None,
+        }
+    }
 }
 
 /// What became of a frame.
@@ -107,7 +119,19 @@ enum Outcome {
     Failed(Error),
 }
 
+/// How much is handed on.
+#[derive(Clone, Copy, PartialEq)]
+enum HandOn {
+    /// What is finished.
+    Finished,
+    /// What is finished; as long as there is no room for another frame, what comes next is waited for.
+    MakeRoom,
+    Everything,
+}
+
 struct State {
+    /// Ends before the workers do.
+    _courier: Option<Courier>,
     model: Model,
     workers: Workers<u32, Outcome>,
     info: Option<VideoInfo>,
@@ -115,6 +139,8 @@ struct State {
     chain: Chain,
     pool: Arc<Pool>,
     snapshot_taken: bool,
+    /// What became of what the courier handed on.
+    flow: Result<(), gst::FlowError>,
 }
 
 /// The implementation of `sdlenc`.
@@ -156,6 +182,7 @@ pub struct SdlEnc {
     settings: Mutex<Settings>,
     /// Locked by nobody but the holder of the stream lock, and never while a frame is pushed.
     state: Mutex<Option<State>>,
+    halt: Arc<Halt>,
 }
 
 impl SdlEnc {
@@ -167,18 +194,33 @@ impl SdlEnc {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands on what is finished; with `drain` everything. Whether a picture was among it.
-    fn hand_on(&self, drain: bool) -> Result<bool, gst::FlowError> {
+    /// Hands on pictures. Whether one was among it.
+    fn hand_on(&self, how: HandOn) -> Result<bool, gst::FlowError> {
         let mut picture = false;
         loop {
-            let next = match self.state().as_mut() {
-                Some(state) if drain => state.workers.pop(true),
-                Some(state) => state.workers.pop_ready(),
-                None => None,
+            let next = match (self.state().as_mut(), how) {
+                (Some(state), HandOn::Finished) => state.workers.pop(false),
+                (Some(state), HandOn::MakeRoom) => state.workers.pop_ready(),
+                (Some(state), HandOn::Everything) => state.workers.pop(true),
+                (None, _) => None,
             };
             let Some((number, outcome)) = next else { return Ok(picture) };
+            // The base class frees the frames of what was given up.
+            if self.halt.is_stopped() {
+                return Err(gst::FlowError::Flushing);
+            }
             picture |= matches!(outcome, Ok(Outcome::File { .. }));
             self.finish_frame(number, outcome)?;
+        }
+    }
+
+    /// What the courier does: hands on what is finished, as the streaming thread would with the next frame.
+    fn deliver(&self) {
+        let obj = self.obj();
+        let _lock = obj.sink_pad().stream_lock();
+        let flow = self.hand_on(HandOn::Finished);
+        if let (Err(error), Some(state)) = (flow, self.state().as_mut()) {
+            state.flow = Err(error);
         }
     }
 
@@ -223,6 +265,8 @@ impl SdlEnc {
                 );
                 Err(gst::FlowError::Error)
             }
+            // Given up by a flush that was over before anybody looked.
+            Ok(Outcome::Failed(Error::Interrupted)) => Err(gst::FlowError::Flushing),
             Ok(Outcome::Failed(error)) => {
                 drop(frame);
                 gst::element_imp_error!(self, gst::StreamError::Encode, ["{error}"]);
@@ -350,6 +394,17 @@ impl ElementImpl for SdlEnc {
         });
         &TEMPLATES
     }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            // The streaming thread may be waiting for a picture, and its end is waited for.
+            self.halt.stop();
+        }
+        self.parent_change_state(transition)
+    }
 }
 
 impl VideoEncoderImpl for SdlEnc {
@@ -373,9 +428,19 @@ impl VideoEncoderImpl for SdlEnc {
         })?;
         let threads = worker_count(settings.n_threads);
         let threads = if model.is_large() { threads.min(1) } else { threads };
-        let workers = Workers::new(threads)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]))?;
+        self.halt.resume();
+        let bell = Arc::<Bell>::default();
+        let cannot = |e| gst::error_msg!(gst::ResourceError::Failed, ["cannot start a thread: {e}"]);
+        let workers = Workers::new(threads, &self.halt, &bell).map_err(cannot)?;
+        let weak = self.obj().downgrade();
+        let deliver = move || {
+            if let Some(element) = weak.upgrade() {
+                element.imp().deliver();
+            }
+        };
+        let courier = if threads > 0 { Some(Courier::new(&bell, deliver).map_err(cannot)?) } else { None };
         *self.state() = Some(State {
+            _courier: courier,
             model,
             workers,
             info: None,
@@ -383,6 +448,7 @@ impl VideoEncoderImpl for SdlEnc {
             chain: Chain::default(),
             pool: Arc::default(),
             snapshot_taken: false,
+            flow: Ok(()),
         });
         Ok(())
     }
@@ -398,8 +464,17 @@ impl VideoEncoderImpl for SdlEnc {
         &self,
         state: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
     ) -> Result<(), gst::LoggableError> {
-        self.hand_on(true).map_err(|e| gst::loggable_error!(CAT, "cannot drain: {e}"))?;
         let obj = self.obj();
+        match self.hand_on(HandOn::Everything) {
+            Ok(_) => {}
+            // Nobody wants the old frames any more; the next ones may be wanted.
+            Err(gst::FlowError::Flushing | gst::FlowError::Eos) => {
+                if let Some(state) = self.state().as_mut() {
+                    state.workers.clear();
+                }
+            }
+            Err(error) => return Err(gst::loggable_error!(CAT, "cannot drain: {error}")),
+        }
         let info = state.info().clone();
         let threads = match self.state().as_mut() {
             Some(state) => {
@@ -408,6 +483,7 @@ impl VideoEncoderImpl for SdlEnc {
                 state.chain.cut();
                 // Another size: nothing is taken from the old one again.
                 state.pool = Arc::default();
+                state.workers.hold(MOST_HELD / info.size().max(1));
                 state.workers.threads()
             }
             None => 0,
@@ -428,7 +504,18 @@ impl VideoEncoderImpl for SdlEnc {
             .build()
             .map_err(|e| gst::loggable_error!(CAT, "{e}"))?;
         output.set_info(info);
-        obj.negotiate(output).map_err(|_| gst::loggable_error!(CAT, "downstream takes no SDL pictures"))
+        match obj.negotiate(output).map_err(|error| unless_flushing(obj.src_pad(), error)) {
+            // The base class does it again with the next picture.
+            Ok(()) | Err(gst::FlowError::Flushing) => Ok(()),
+            Err(_) => Err(gst::loggable_error!(CAT, "downstream takes no SDL pictures")),
+        }
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::FlushStart {
+            self.halt.stop();
+        }
+        self.parent_sink_event(event)
     }
 
     fn handle_frame(&self, frame: VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -436,12 +523,23 @@ impl VideoEncoderImpl for SdlEnc {
         let obj = self.obj();
         {
             let mut guard = self.state();
-            let Some(State { model, workers, info: Some(info), selector, chain, pool, snapshot_taken }) =
-                guard.as_mut()
+            let Some(State {
+                model,
+                workers,
+                info: Some(info),
+                selector,
+                chain,
+                pool,
+                snapshot_taken,
+                flow,
+                ..
+            }) = guard.as_mut()
             else {
                 return Err(gst::FlowError::NotNegotiated);
             };
-            if settings.snapshot && *snapshot_taken {
+            std::mem::replace(flow, Ok(()))?;
+            *snapshot_taken &= settings.snapshot;
+            if *snapshot_taken {
                 drop(guard);
                 obj.finish_frame(frame)?;
                 return Err(gst::FlowError::Eos);
@@ -451,12 +549,13 @@ impl VideoEncoderImpl for SdlEnc {
             let forced = frame.flags().contains(VideoCodecFrameFlags::FORCE_KEYFRAME);
             let late = !forced && obj.is_qos() && obj.max_encode_time(&frame) < 0;
             let chosen = !late
-                && selector.choose(&settings.rules(), forced, frame.pts(), || {
+                && selector.choose(&settings.rules(), forced, frame.pts(), frame.duration(), || {
                     select::sketch(buffer.as_deref()?, info)
                 });
             let duration = frame
                 .duration()
                 .filter(|_| settings.frame_duration)
+                .and_then(|d| settings.duration(d))
                 .and_then(|d| u32::try_from(d.useconds()).ok());
             drop(frame);
             match buffer {
@@ -467,7 +566,11 @@ impl VideoEncoderImpl for SdlEnc {
                         Coding::Key
                     };
                     let threads = tile_threads(model, workers.threads() > 0 && workers.is_idle());
-                    let mut options = settings.options().with_threads(threads);
+                    let wanted = workers.wanted();
+                    let mut options = settings
+                        .options()
+                        .with_threads(threads)
+                        .with_progress(Progress::new(move |_, _, _| wanted()));
                     options.duration = duration;
                     let (model, info, pool) = (model.clone(), info.clone(), Arc::clone(pool));
                     workers.push(number, move || encode(&model, &buffer, &info, &options, coding, &pool));
@@ -475,7 +578,8 @@ impl VideoEncoderImpl for SdlEnc {
                 _ => workers.push_done(number, Outcome::Dropped),
             }
         }
-        let picture = self.hand_on(settings.snapshot)?;
+        let how = if settings.snapshot { HandOn::Everything } else { HandOn::MakeRoom };
+        let picture = self.hand_on(how)?;
         if settings.snapshot && picture {
             if let Some(state) = self.state().as_mut() {
                 state.snapshot_taken = true;
@@ -486,7 +590,10 @@ impl VideoEncoderImpl for SdlEnc {
     }
 
     fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.hand_on(true)?;
+        if let Some(state) = self.state().as_mut() {
+            std::mem::replace(&mut state.flow, Ok(()))?;
+        }
+        self.hand_on(HandOn::Everything)?;
         Ok(gst::FlowSuccess::Ok)
     }
 
@@ -495,12 +602,24 @@ impl VideoEncoderImpl for SdlEnc {
             state.workers.clear();
             state.selector.reset();
             state.chain.cut();
+            state.snapshot_taken = false;
+            state.flow = Ok(());
         }
+        self.halt.resume();
         true
     }
 
     fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
-        self.parent_propose_allocation(query)
+        self.parent_propose_allocation(query)?;
+        // Frames are held while they are encoded: a pool of fewer keeps workers waiting.
+        let threads = self.state().as_ref().map_or(0, |state| state.workers.threads());
+        let least = u32::try_from(threads + 1).unwrap_or(u32::MAX);
+        let first = query.allocation_pools().next();
+        if let Some((pool, size, min, max)) = first {
+            let max = if max == 0 { 0 } else { max.max(least) };
+            query.set_nth_allocation_pool(0, pool.as_ref(), size, min.max(least), max);
+        }
+        Ok(())
     }
 }

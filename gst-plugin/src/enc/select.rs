@@ -25,6 +25,8 @@ type Sketch = [u8; SKETCH * SKETCH];
 #[derive(Debug, Default)]
 pub(super) struct Selector {
     last: Option<ClockTime>,
+    /// With an interval: when the last picture was due, which does not drift with the times of frames.
+    slot: Option<ClockTime>,
     sketch: Option<Box<Sketch>>,
 }
 
@@ -35,6 +37,7 @@ impl Selector {
         rules: &Rules,
         forced: bool,
         time: Option<ClockTime>,
+        duration: Option<ClockTime>,
         frame: impl FnOnce() -> Option<Box<Sketch>>,
     ) -> bool {
         let since = |least: ClockTime| match (self.last, time) {
@@ -45,7 +48,20 @@ impl Selector {
         let chosen = match rules.key_frames {
             KeyFrames::Every => true,
             KeyFrames::Forced => forced,
-            KeyFrames::Interval => forced || since(rules.interval),
+            KeyFrames::Interval => {
+                let running = self.last.zip(time).is_some_and(|(last, now)| now >= last);
+                let due = self.slot.filter(|_| running).map(|slot| slot + rules.interval);
+                // The frame that is nearest to when it is due, which may be a little before that.
+                let early = duration.unwrap_or_default() / 2;
+                let chosen = forced || due.zip(time).is_none_or(|(due, now)| now + early >= due);
+                if chosen {
+                    let slot = due.filter(|_| !forced).zip(time);
+                    self.slot = slot
+                        .filter(|&(due, now)| now < due + rules.interval)
+                        .map_or(time, |(due, _)| Some(due));
+                }
+                chosen
+            }
             KeyFrames::SceneChange => {
                 if !forced && !since(rules.min_interval) {
                     return false;
@@ -126,9 +142,38 @@ mod tests {
             .filter(|&n| {
                 let time = Some(ClockTime::from_mseconds(100 * n));
                 let grey = || Some(Box::new([level(n); SKETCH * SKETCH]));
-                selector.choose(rules, forced.contains(&n), time, grey)
+                selector.choose(rules, forced.contains(&n), time, None, grey)
             })
             .collect()
+    }
+
+    #[test]
+    fn an_interval_does_not_drift_with_jitter() {
+        // 30 frames a second for a minute, up to 3 ms off, and a second of nothing in the middle.
+        let jitter = |n: u64| (n * 7 + n / 3) % 7;
+        let times =
+            |off: u64| (0..1800).map(move |n| 3 + n * 100 / 3 - 3 * u64::from(n > 0) + jitter(n) + off);
+        for duration in [None, Some(ClockTime::from_mseconds(33))] {
+            let mut selector = Selector::default();
+            let count = times(0)
+                .chain(times(61_000))
+                .filter(|&ms| {
+                    let rules = rules(KeyFrames::Interval);
+                    selector.choose(&rules, false, Some(ClockTime::from_mseconds(ms)), duration, || None)
+                })
+                .count();
+            assert_eq!(count, 240, "{duration:?}");
+        }
+        // Half a frame early is nearer than half a frame late.
+        let mut selector = Selector::default();
+        let frame = Some(ClockTime::from_mseconds(70));
+        let chosen: Vec<u64> = (0..20)
+            .filter(|n| {
+                let time = Some(ClockTime::from_mseconds(70 * n));
+                selector.choose(&rules(KeyFrames::Interval), false, time, frame, || None)
+            })
+            .collect();
+        assert_eq!(chosen, [0, 7, 14]);
     }
 
     #[test]

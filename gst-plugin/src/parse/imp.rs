@@ -5,9 +5,10 @@ use gst::glib;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use image_sdl::{Header, MIN_HEADER_BYTES};
+use image_sdl::{Header, MIN_HEADER_BYTES, SIGNATURE};
 
 use crate::scan::{Found, MEDIA_TYPE, Scanner};
+use crate::settings::unless_flushing;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdlparse", gst::DebugColorFlags::empty(), Some("SDL picture parser"))
@@ -69,8 +70,8 @@ impl SdlParse {
     /// Caps for this picture, if they are not those of the picture before.
     fn announce(&self, header: &Header) -> Result<(), gst::FlowError> {
         let obj = self.obj();
-        let (caps, framerate) = {
-            let mut state = self.state();
+        let (caps, now) = {
+            let state = self.state();
             let upstream = state.sink_caps.as_ref().and_then(|caps| caps.structure(0));
             let given = upstream.and_then(|s| s.get::<gst::Fraction>("framerate").ok());
             let own = header
@@ -94,17 +95,19 @@ impl SdlParse {
             structure.set("width", i32::from(header.width));
             structure.set("height", i32::from(header.height));
             structure.set("framerate", framerate);
-            state.sent = Some(now);
-            (gst::Caps::builder_full().structure(structure).build(), framerate)
+            (gst::Caps::builder_full().structure(structure).build(), now)
         };
+        let (_, _, framerate) = now;
         if framerate.numer() > 0 {
             obj.set_frame_rate(framerate, 0, 0);
         }
         gst::debug!(CAT, imp = self, "{caps}");
         if obj.src_pad().push_event(gst::event::Caps::new(&caps)) {
+            // Not before: what a flush swallows must be sent again.
+            self.state().sent = Some(now);
             Ok(())
         } else {
-            Err(gst::FlowError::NotNegotiated)
+            Err(unless_flushing(obj.src_pad(), gst::FlowError::NotNegotiated))
         }
     }
 }
@@ -214,12 +217,13 @@ impl BaseParseImpl for SdlParse {
     ) -> Result<(gst::FlowSuccess, u32), gst::FlowError> {
         let obj = self.obj();
         let settings = self.settings();
-        let (found, available, delta) = {
+        let (found, available, delta, is_picture) = {
             let Some(buffer) = frame.buffer() else { return Err(gst::FlowError::Error) };
             let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
             let found = self.state().scanner.scan(&map, settings.max_size as usize);
-            (found, map.size(), image_sdl::is_delta(&map))
+            (found, map.size(), image_sdl::is_delta(&map), map.starts_with(&SIGNATURE))
         };
+        let cut = !matches!(found, Found::Junk(_)) && is_picture;
         let lost = match found {
             Found::Picture(header) => {
                 obj.set_min_frame_size(MIN_HEADER_BYTES as u32);
@@ -250,6 +254,15 @@ impl BaseParseImpl for SdlParse {
         };
         obj.set_min_frame_size(MIN_HEADER_BYTES as u32);
         gst::debug!(CAT, imp = self, "{lost} bytes are no whole picture");
+        // Behind a seek it is what was there before that is cut.
+        if cut && !obj.src_pad().pad_flags().contains(gst::PadFlags::FLUSHING) {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Decode,
+                ("A picture is cut"),
+                ["{lost} bytes of it are there"]
+            );
+        }
         Ok((gst::FlowSuccess::Ok, u32::try_from(lost).unwrap_or(u32::MAX)))
     }
 

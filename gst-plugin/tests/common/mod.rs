@@ -94,6 +94,19 @@ pub fn drain(harness: &mut gst_check::Harness) -> Vec<gst::Buffer> {
     std::iter::from_fn(|| harness.try_pull()).collect()
 }
 
+/// Sends the element a flush from its own streaming thread, at the moment at which it announces its next caps.
+pub fn flush_at_next_caps(harness: &gst_check::Harness) {
+    let element = harness.element().unwrap();
+    let sink = element.static_pad("sink").unwrap();
+    element.static_pad("src").unwrap().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info.event().is_none_or(|event| event.type_() != gst::EventType::Caps) {
+            return gst::PadProbeReturn::Ok;
+        }
+        sink.send_event(gst::event::FlushStart::new());
+        gst::PadProbeReturn::Remove
+    });
+}
+
 /// A bus for the element of a harness.
 pub fn bus(harness: &gst_check::Harness) -> gst::Bus {
     let bus = gst::Bus::new();
