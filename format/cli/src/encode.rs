@@ -39,7 +39,7 @@ pub(crate) struct Encode {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Quality, 0 (smallest) to 100 (best)
-    #[arg(short, long, value_name = "0..100", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(short, long, value_name = "0..100", default_value_t = image_sdl::DEFAULT_QUALITY, value_parser = clap::value_parser!(u8).range(0..=100))]
     quality: u8,
     /// At most so many bytes a file, metadata counted; up to ten candidates are encoded for it, which takes long from an effort of 6 on
     #[arg(long, value_name = "BYTES[k|M]", conflicts_with_all = ["quality", "target_bpp"])]
@@ -50,7 +50,7 @@ pub(crate) struct Encode {
     /// How much to try, 1 (fastest) to 9: 1 and 2 round to the nearest, 3 and 4 weigh errors against bits, 5 corrects the latent once, 6
     /// to 9 refine it in 3, 6, 12 and 24 steps, which takes seconds. At the same --quality these files are better, and may be larger; for
     /// the same picture 9 needs 2 to 6 % fewer bits than 5
-    #[arg(short, long, value_name = "1..9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(short, long, value_name = "1..9", default_value_t = image_sdl::DEFAULT_EFFORT, value_parser = clap::value_parser!(u8).range(1..=9))]
     effort: u8,
     /// Threads; with many files, so many files at a time
     #[arg(short, long, value_name = "N|all", default_value = "all")]

@@ -20,8 +20,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdlenc", gst::DebugColorFlags::empty(), Some("SDL picture encoder"))
 });
 
-const DEFAULT_QUALITY: u32 = 50;
-const DEFAULT_EFFORT: u32 = 5;
+const DEFAULT_QUALITY: u32 = image_sdl::DEFAULT_QUALITY as u32;
+const DEFAULT_EFFORT: u32 = image_sdl::DEFAULT_EFFORT as u32;
 const MAX_EFFORT_SETTING: u32 = MAX_EFFORT as u32;
 const DEFAULT_INTERVAL: u64 = gst::ClockTime::SECOND.nseconds();
 /// A person who walks through a picture of a room changes some 3 % of its brightness.
