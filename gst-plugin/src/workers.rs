@@ -97,6 +97,16 @@ impl Drop for Courier {
     }
 }
 
+/// How much is handed on.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum HandOn {
+    /// What is finished.
+    Finished,
+    /// What is finished; as long as there is no room for another frame, what comes next is waited for.
+    MakeRoom,
+    Everything,
+}
+
 /// The work on a frame ended in a panic, or was given up by [`Workers::clear`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lost;
@@ -231,6 +241,15 @@ impl<I, R: Send + 'static> Workers<I, R> {
     pub fn pop_ready(&mut self) -> Option<(I, Result<R, Lost>)> {
         let full = self.in_flight >= self.threads.len().max(1) || self.queue.len() > self.most;
         self.pop(full)
+    }
+
+    /// The next result to hand on.
+    pub fn next(&mut self, how: HandOn) -> Option<(I, Result<R, Lost>)> {
+        match how {
+            HandOn::Finished => self.pop(false),
+            HandOn::MakeRoom => self.pop_ready(),
+            HandOn::Everything => self.pop(true),
+        }
     }
 
     /// Forgets everything; what has begun is finished in the background and thrown away.

@@ -259,7 +259,7 @@ fn a_flush_while_caps_are_announced_is_no_error_and_they_are_announced_again() {
         let mut harness = Harness::new_parse(description);
         let messages = bus(&harness);
         harness.set_src_caps_str(PARSED);
-        flush_at_next_caps(&harness);
+        flush_behind(&harness);
         assert_eq!(harness.push(buffer(file(0), 0)), Err(gst::FlowError::Flushing), "{description}");
         harness.push_event(gst::event::FlushStop::new(true));
         harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));

@@ -359,13 +359,7 @@ fn check(jobs: &[Job]) -> Result<(), Failure> {
     let mut outputs: HashMap<PathBuf, &Job> = HashMap::new();
     for job in jobs {
         let Output::File(path) = &job.output else { continue };
-        let identity = identity(path);
-        if inputs.contains(&identity) {
-            let name = path.display();
-            return Err(Failure::usage(format!(
-                "{name} is an input and would be overwritten; name another output"
-            )));
-        }
+        let identity = identity_apart(path, &inputs)?;
         if let Some(other) = outputs.insert(identity, job) {
             return Err(Failure::usage(format!(
                 "{} and {} would both become {}; nothing was written (--keep-extension keeps them apart where \
@@ -377,6 +371,18 @@ fn check(jobs: &[Job]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The identity of an output, which must not be that of an input.
+pub(crate) fn identity_apart(output: &Path, inputs: &HashSet<PathBuf>) -> Result<PathBuf, Failure> {
+    let identity = identity(output);
+    if inputs.contains(&identity) {
+        let name = output.display();
+        return Err(Failure::usage(format!(
+            "{name} is an input and would be overwritten; name another output"
+        )));
+    }
+    Ok(identity)
 }
 
 /// The same for every way to write the path of one file.

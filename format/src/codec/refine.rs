@@ -145,6 +145,9 @@ impl Refinement<'_> {
                 moved = true;
             }
         }
+        if steps == 0 {
+            return Ok(moved);
+        }
         let graph = self.model.graph(self.synthesis.role(), 1)?;
         let mut curvature = None;
         for step in 0..steps {

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::logistic::{LOGISTIC, LOGIT_LIMIT, PROBABILITY_MIN};
 use super::{EntropyError, RangeDecoder, RangeEncoder};
 
 /// The side of the range coder that a model drives: one model serves both, so they cannot differ.
@@ -71,14 +72,46 @@ impl Average {
             self.count += 1;
         }
     }
+
+    /// Takes note of a bit, told as 0 or 65535, whose probability this is; none becomes certain.
+    #[inline]
+    pub(super) fn learn(&mut self, target: i32, limit: u32) {
+        self.update(target, limit);
+        self.value = self.value.clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN);
+    }
 }
 
-/// The rate of a set of weights, in 1/2^22: a gain that falls with its uses.
-pub(super) const MIXER_RATE_BITS: u32 = 22;
+/// The rate of a set of weights, in 1/2^22: a least gain and 65536 / (uses + 512).
+const RATE_BITS: u32 = 22;
+const GAIN_START: i32 = 65536;
+const GAIN_DECAY: i32 = 512;
+const USES_LIMIT: i32 = 1 << 16;
+const WEIGHT_LIMIT: i32 = 1 << 22;
 
-/// One set of mixer weights, and how often it was used.
+/// One set of mixer weights, with 16 fractional bits, and how often it was used.
 #[derive(Clone)]
 pub(super) struct Weights<const INPUTS: usize> {
     pub values: [i32; INPUTS],
     pub count: i32,
+}
+
+impl<const INPUTS: usize> Weights<INPUTS> {
+    /// The logit that these weights make of those of the inputs.
+    #[inline]
+    pub fn logit(&self, inputs: &[i32; INPUTS]) -> i32 {
+        let sum: i64 = self.values.iter().zip(inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+        (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32
+    }
+
+    /// Moves the weights towards what would have told the bit, 0 or 65535, better than `logit` did. `gain` is the least rate.
+    #[inline]
+    pub fn learn(&mut self, inputs: &[i32; INPUTS], logit: i32, target: i32, gain: i32) {
+        let error = i64::from(target - LOGISTIC.squash(logit));
+        let gain = gain + GAIN_START / (self.count + GAIN_DECAY);
+        self.count = (self.count + 1).min(USES_LIMIT);
+        for (weight, &input) in self.values.iter_mut().zip(inputs) {
+            let step = (error * i64::from(input * gain) + (1 << (RATE_BITS - 1))) >> RATE_BITS;
+            *weight = (*weight + step as i32).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT);
+        }
+    }
 }

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::adaptive::{Average, BinaryCoder, MIXER_RATE_BITS, Weights};
-use super::logistic::{LOGISTIC, LOGIT_LIMIT, PROBABILITY_MIN};
+use super::adaptive::{Average, BinaryCoder, Weights};
+use super::logistic::LOGISTIC;
 use super::{EntropyError, RangeDecoder, RangeEncoder};
 
 /// Most entries that indices can name.
@@ -66,11 +66,7 @@ const LIMITS: [u32; CONTEXTS] = [1023, 255, 255, 255, 255, 255];
 /// Mixer weights with 16 fractional bits: order 0 alone starts with 3/8, every context with 5/32.
 const ORDER_0_WEIGHT: i32 = 24576;
 const CONTEXT_WEIGHT: i32 = 10240;
-const WEIGHT_LIMIT: i32 = 1 << 22;
 const GAIN: i32 = 12;
-const START: i32 = 65536;
-const DECAY: i32 = 512;
-const COUNT_LIMIT: i32 = 1 << 16;
 
 /// Which context, and what it saw of the neighbours.
 type Context = (u8, u64);
@@ -189,22 +185,13 @@ impl Model {
         };
         let set = ((bit as usize * CLASSES + class(1)) * CLASSES + class(2)) * CLASSES + class(3);
         let mixer = &mut self.mixers[set];
-        let sum: i64 = mixer.values.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
-        let logit = (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32;
-        let probability = table.squash(logit);
-        let value = coder.code_bit(probability as u32, value);
+        let logit = mixer.logit(&inputs);
+        let value = coder.code_bit(table.squash(logit) as u32, value);
 
         let target = if value { 65535 } else { 0 };
-        let error = i64::from(target - probability);
-        let gain = GAIN + START / (mixer.count + DECAY);
-        mixer.count = (mixer.count + 1).min(COUNT_LIMIT);
-        for (weight, &input) in mixer.values.iter_mut().zip(&inputs) {
-            let step = (error * i64::from(input * gain) + (1 << (MIXER_RATE_BITS - 1))) >> MIXER_RATE_BITS;
-            *weight = (*weight + step as i32).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT);
-        }
+        mixer.learn(&inputs, logit, target, GAIN);
         for (at, counter) in counters.iter_mut().enumerate() {
-            counter.update(target, LIMITS[at]);
-            counter.value = counter.value.clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN);
+            counter.learn(target, LIMITS[at]);
             self.counters.insert((contexts[at], node), *counter);
         }
         value

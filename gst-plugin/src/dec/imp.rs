@@ -23,7 +23,7 @@ use crate::scan::{self, Found, MEDIA_TYPE, Scanner};
 use crate::settings::{
     AUTO, cannot_run, engine, is_live, latency, tile_threads, unless_flushing, worker_count,
 };
-use crate::workers::{Bell, Courier, Halt, Lost, Workers};
+use crate::workers::{Bell, Courier, Halt, HandOn, Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdldec", gst::DebugColorFlags::empty(), Some("SDL picture decoder"))
@@ -87,16 +87,6 @@ enum Outcome {
     Shown(Decoded),
     /// It is only the reference of others.
     Hidden,
-}
-
-/// How much is handed on.
-#[derive(Clone, Copy, PartialEq)]
-enum HandOn {
-    /// What is finished.
-    Finished,
-    /// What is finished; as long as there is no room for another picture, what comes next is waited for.
-    MakeRoom,
-    Everything,
 }
 
 struct State {
@@ -165,12 +155,7 @@ impl SdlDec {
             std::mem::replace(&mut state.flow, Ok(()))?;
         }
         loop {
-            let next = match (self.state().as_mut(), how) {
-                (Some(state), HandOn::Finished) => state.workers.pop(false),
-                (Some(state), HandOn::MakeRoom) => state.workers.pop_ready(),
-                (Some(state), HandOn::Everything) => state.workers.pop(true),
-                (None, _) => None,
-            };
+            let next = self.state().as_mut().and_then(|state| state.workers.next(how));
             let Some((number, outcome)) = next else { return Ok(gst::FlowSuccess::Ok) };
             // The base class frees the frames of what was given up.
             if self.halt.is_stopped() {

@@ -14,7 +14,7 @@ use crate::chain::{Chain, Link};
 use crate::convert::{self, Pool};
 use crate::scan::MEDIA_TYPE;
 use crate::settings::{AUTO, cannot_run, engine, latency, tile_threads, unless_flushing, worker_count};
-use crate::workers::{Bell, Courier, Halt, Lost, Workers};
+use crate::workers::{Bell, Courier, Halt, HandOn, Lost, Workers};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("sdlenc", gst::DebugColorFlags::empty(), Some("SDL picture encoder"))
@@ -119,16 +119,6 @@ enum Outcome {
     Failed(Error),
 }
 
-/// How much is handed on.
-#[derive(Clone, Copy, PartialEq)]
-enum HandOn {
-    /// What is finished.
-    Finished,
-    /// What is finished; as long as there is no room for another frame, what comes next is waited for.
-    MakeRoom,
-    Everything,
-}
-
 struct State {
     /// Ends before the workers do.
     _courier: Option<Courier>,
@@ -198,12 +188,7 @@ impl SdlEnc {
     fn hand_on(&self, how: HandOn) -> Result<bool, gst::FlowError> {
         let mut picture = false;
         loop {
-            let next = match (self.state().as_mut(), how) {
-                (Some(state), HandOn::Finished) => state.workers.pop(false),
-                (Some(state), HandOn::MakeRoom) => state.workers.pop_ready(),
-                (Some(state), HandOn::Everything) => state.workers.pop(true),
-                (None, _) => None,
-            };
+            let next = self.state().as_mut().and_then(|state| state.workers.next(how));
             let Some((number, outcome)) = next else { return Ok(picture) };
             // The base class frees the frames of what was given up.
             if self.halt.is_stopped() {

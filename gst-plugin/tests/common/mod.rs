@@ -94,17 +94,16 @@ pub fn drain(harness: &mut gst_check::Harness) -> Vec<gst::Buffer> {
     std::iter::from_fn(|| harness.try_pull()).collect()
 }
 
-/// Sends the element a flush from its own streaming thread, at the moment at which it announces its next caps.
-pub fn flush_at_next_caps(harness: &gst_check::Harness) {
-    let element = harness.element().unwrap();
-    let sink = element.static_pad("sink").unwrap();
-    element.static_pad("src").unwrap().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if info.event().is_none_or(|event| event.type_() != gst::EventType::Caps) {
-            return gst::PadProbeReturn::Ok;
-        }
-        sink.send_event(gst::event::FlushStart::new());
-        gst::PadProbeReturn::Remove
-    });
+/// A pad of the element itself: a harness that reads a description may have put it into a bin.
+pub fn own_pad(harness: &gst_check::Harness, name: &str) -> gst::Pad {
+    let pad = harness.element().unwrap().static_pad(name).unwrap();
+    let own = pad.downcast_ref::<gst::GhostPad>().and_then(|ghost| ghost.target());
+    own.unwrap_or(pad)
+}
+
+/// A flush has come as far as what the element sends, and not yet to what it is given: as where one begins while it works.
+pub fn flush_behind(harness: &gst_check::Harness) {
+    own_pad(harness, "src").push_event(gst::event::FlushStart::new());
 }
 
 /// A bus for the element of a harness.

@@ -48,13 +48,8 @@ pub(crate) struct Compare {
 impl Compare {
     pub fn run(&self) -> Result<(), Failure> {
         let page = self.output.clone().unwrap_or_else(|| self.original.with_extension("compare.html"));
-        let identity = files::identity(&page);
-        if std::iter::once(&self.original).chain(&self.files).any(|path| files::identity(path) == identity) {
-            return Err(Failure::usage(format!(
-                "{} is an input and would be overwritten; name another output",
-                page.display()
-            )));
-        }
+        let inputs = std::iter::once(&self.original).chain(&self.files).map(|path| files::identity(path));
+        files::identity_apart(&page, &inputs.collect())?;
         let out = Output::File(page);
         out.check_free(self.no_overwrite)?;
         let settings = self.engine.settings();

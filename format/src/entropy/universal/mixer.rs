@@ -1,7 +1,7 @@
 //! One decision: experts and counters, mixed (docs/FORMAT.md section E3.7).
 
-use super::super::adaptive::{Average, BinaryCoder, MIXER_RATE_BITS, Weights};
-use super::super::logistic::{LOGISTIC, LOGIT_LIMIT, PROBABILITY_MIN};
+use super::super::adaptive::{Average, BinaryCoder, Weights};
+use super::super::logistic::LOGISTIC;
 
 /// Logistic distributions: two around the prediction, one around the channel's mean.
 pub(super) const EXPERTS: usize = 3;
@@ -16,11 +16,7 @@ pub(super) const SCALE_CLASSES: usize = 16;
 /// Mixer weights have 16 fractional bits; experts start with 0.27 each, counters with 0.15.
 const EXPERT_WEIGHT: i32 = 17476;
 const COUNTER_WEIGHT: i32 = 9830;
-const MIXER_WEIGHT_LIMIT: i32 = 1 << 22;
 const MIXER_GAIN: i32 = 8;
-const MIXER_START: i32 = 65536;
-const MIXER_DECAY: i32 = 512;
-const MIXER_COUNT_LIMIT: i32 = 1 << 16;
 const COUNTER_LIMIT: u32 = 60;
 
 /// What is the same for all decisions of one symbol.
@@ -88,29 +84,15 @@ impl Mixers {
 
         let by_node = &mut self.by_node[node];
         let by_scale = &mut self.by_scale[surroundings.scale_class * NODES + node];
-        let dot = |weights: &Weights<INPUTS>| {
-            let sum: i64 =
-                weights.values.iter().zip(&inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
-            (sum >> 16).clamp(i64::from(-LOGIT_LIMIT), i64::from(LOGIT_LIMIT)) as i32
-        };
-        let (first, second) = (dot(by_node), dot(by_scale));
+        let (first, second) = (by_node.logit(&inputs), by_scale.logit(&inputs));
         let probability = table.squash((first + second) >> 1);
         let bit = coder.code_bit(probability as u32, bit);
 
         let target = if bit { 65535 } else { 0 };
-        for (weights, logit) in [(by_node, first), (by_scale, second)] {
-            let error = i64::from(target - table.squash(logit));
-            let gain = MIXER_GAIN + MIXER_START / (weights.count + MIXER_DECAY);
-            weights.count = (weights.count + 1).min(MIXER_COUNT_LIMIT);
-            for (weight, &input) in weights.values.iter_mut().zip(&inputs) {
-                let step =
-                    (error * i64::from(input * gain) + (1 << (MIXER_RATE_BITS - 1))) >> MIXER_RATE_BITS;
-                *weight = (*weight + step as i32).clamp(-MIXER_WEIGHT_LIMIT, MIXER_WEIGHT_LIMIT);
-            }
-        }
+        by_node.learn(&inputs, first, target, MIXER_GAIN);
+        by_scale.learn(&inputs, second, target, MIXER_GAIN);
         for counter in [by_difference, by_value] {
-            counter.update(target, COUNTER_LIMIT);
-            counter.value = counter.value.clamp(PROBABILITY_MIN, 65536 - PROBABILITY_MIN);
+            counter.learn(target, COUNTER_LIMIT);
         }
         bit
     }

@@ -593,22 +593,23 @@ fn joined(high: &Value, low: &Value) -> Option<Value> {
 /// it below 2^24 of the unit that weights and bias are multiples of.
 fn is_exact(weights: &[f32], bias: &[f32], largest: f64) -> bool {
     weights.chunks_exact((weights.len() / bias.len().max(1)).max(1)).zip(bias).all(|(weights, bias)| {
-        let unit = weights.iter().chain([bias]).filter(|value| **value != 0.0).map(|value| unit(*value));
-        let unit = unit.fold(f64::INFINITY, f64::min);
+        let least =
+            weights.iter().chain([bias]).filter(|value| **value != 0.0).map(|value| exponent(*value)).min();
+        let unit = least.map_or(f64::INFINITY, |least| 2f64.powi(least));
         let sum: f64 = weights.iter().map(|weight| f64::from(weight.abs())).sum();
         // Not so where one of them is no number; infinity is the unit where all of them are 0.
         (f64::from(bias.abs()) + largest * sum) / unit < EXACT as f64
     })
 }
 
-/// The largest power of two that a finite number other than 0 is a multiple of.
-fn unit(value: f32) -> f64 {
+/// The exponent of the largest power of two that a finite number other than 0 is a multiple of.
+fn exponent(value: f32) -> i32 {
     const FRACTION_BITS: u32 = 23;
     const LEAST_EXPONENT: i32 = -149;
-    let exponent = value.to_bits() >> FRACTION_BITS & 0xff;
+    let stored = value.to_bits() >> FRACTION_BITS & 0xff;
     let fraction = value.to_bits() & ((1 << FRACTION_BITS) - 1);
-    let digits = if exponent > 0 { fraction | 1 << FRACTION_BITS } else { fraction };
-    2f64.powi(LEAST_EXPONENT + (exponent.max(1) - 1) as i32 + digits.trailing_zeros() as i32)
+    let digits = if stored > 0 { fraction | 1 << FRACTION_BITS } else { fraction };
+    LEAST_EXPONENT + (stored.max(1) - 1) as i32 + digits.trailing_zeros() as i32
 }
 
 /// The digits of weights, added: weights of floating point.
