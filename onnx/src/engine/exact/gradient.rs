@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use super::kernel::{self, Isa, LANES, Lie, Requantiser};
 use super::lines::{Unfolding, transposed};
-use super::program::{Input, Output, Place, Program, Registers, Step};
+use super::program::{Input, Output, Place, Program, Step};
+use super::stream::Registers;
 use crate::{Error, Tensor};
 
 impl Program {

@@ -519,7 +519,7 @@ impl Reader {
         for step in self.steps.iter().rev() {
             let is_needed = needed.contains(&step.writes().register);
             if is_needed {
-                needed.extend(step.reads().into_iter().flatten());
+                needed.extend(step.reads().into_iter().flatten().map(|of| of.register));
             }
             dead.push(!is_needed);
         }
@@ -531,7 +531,7 @@ impl Reader {
     fn whole(&self, of_bytes: bool, output: Output) -> bool {
         let mut there = Vec::from_iter(of_bytes.then_some(Place::INPUT));
         for step in &self.steps {
-            if !step.reads().iter().flatten().all(|register| there.contains(register)) {
+            if !step.reads().iter().flatten().all(|of| there.contains(&of.register)) {
                 return false;
             }
             if let Step::Add { of, .. } | Step::Round { of, .. } = step {

@@ -437,7 +437,7 @@ struct Wide<'a> {
 }
 
 impl<'a> Wide<'a> {
-    fn new(values: &'a [f32], lie: Lie, [rows, inputs]: [usize; 2]) -> Self {
+    fn new(isa: Isa, values: &'a [f32], lie: Lie, [rows, inputs]: [usize; 2]) -> Self {
         assert_eq!(values.len(), rows * inputs);
         match lie {
             // What lies like this is dense.
@@ -453,10 +453,7 @@ impl<'a> Wide<'a> {
                 let groups = rows.div_ceil(ROWS);
                 let (mut columns, mut counts) = (vec![0; groups * inputs], vec![0; groups]);
                 for (k, column) in values.chunks_exact(rows.max(1)).enumerate() {
-                    for (at, some) in column.chunks(ROWS).enumerate() {
-                        columns[at * inputs + counts[at]] = k as u32;
-                        counts[at] += usize::from(some.iter().any(|value| *value != 0.0));
-                    }
+                    find(isa, column, k as u32, &mut columns, &mut counts);
                 }
                 Wide { values, steps: [1, rows], inputs, group: ROWS, columns, counts }
             }
@@ -492,7 +489,7 @@ pub(super) fn wide_product(
     let (rows, inputs) = (out.len() / outputs, weights.len() / outputs);
     assert!(outputs.is_multiple_of(LANES) && weights.len() == inputs * outputs);
     assert!(out.len() == rows * outputs);
-    let from = &Wide::new(values, lie, [rows, inputs]);
+    let from = &Wide::new(isa, values, lie, [rows, inputs]);
     let whole = rows - rows % ROWS;
     // SAFETY: `isa` was found on this processor, and the lengths that the loops go by were checked above.
     unsafe {
@@ -672,14 +669,41 @@ macro_rules! for_vectors {
 }
 
 for_vectors!(
-    /// Adds bytes at a power of two to values.
-    add, add_loop, (values: &mut [f32], bytes: &[u8], scale: f32, zero: u8)
+    /// Lists column `k` for those groups of [`ROWS`] rows that have something in it.
+    find, find_loop, (column: &[f32], k: u32, columns: &mut [u32], counts: &mut [usize])
 );
 
 #[inline(always)]
-fn add_loop(values: &mut [f32], bytes: &[u8], scale: f32, zero: u8) {
-    for (to, &byte) in values.iter_mut().zip(bytes) {
-        *to += (f32::from(byte) - f32::from(zero)) * scale;
+fn find_loop(column: &[f32], k: u32, columns: &mut [u32], counts: &mut [usize]) {
+    let lists = columns.chunks_exact_mut(columns.len() / counts.len().max(1)).zip(counts);
+    let (groups, rest) = column.as_chunks::<ROWS>();
+    // Without its sign a number is 0 where its bits are.
+    let bits = |some: &[f32]| some.iter().fold(0, |bits, value| bits | value.to_bits() << 1);
+    for ((list, count), bits) in lists.zip(groups.iter().map(|some| bits(some)).chain([bits(rest)])) {
+        list[*count] = k;
+        *count += usize::from(bits != 0);
+    }
+}
+
+for_vectors!(
+    /// Integers as values.
+    widen, widen_loop, (integers: &[i16], out: &mut [f32])
+);
+
+#[inline(always)]
+fn widen_loop(integers: &[i16], out: &mut [f32]) {
+    out.iter_mut().zip(integers).for_each(|(to, &integer)| *to = integer.into());
+}
+
+for_vectors!(
+    /// Values plus bytes at a power of two.
+    add, add_loop, (values: &[f32], bytes: &[u8], scale: f32, zero: u8, out: &mut [f32])
+);
+
+#[inline(always)]
+fn add_loop(values: &[f32], bytes: &[u8], scale: f32, zero: u8, out: &mut [f32]) {
+    for ((to, value), &byte) in out.iter_mut().zip(values).zip(bytes) {
+        *to = value + (f32::from(byte) - f32::from(zero)) * scale;
     }
 }
 
@@ -703,14 +727,14 @@ fn spread_loop(to: &mut [f32], from: &[f32], weights: &[f32], channels: usize) {
 }
 
 for_vectors!(
-    /// Rounds to integers, half to even, and clips.
-    round, round_loop, (values: &mut [f32], low: f32, high: f32)
+    /// Values as integers, half to even, and clipped.
+    round, round_loop, (values: &[f32], low: f32, high: f32, out: &mut [f32])
 );
 
 #[inline(always)]
-fn round_loop(values: &mut [f32], low: f32, high: f32) {
-    for value in values {
-        *value = value.round_ties_even().clamp(low, high);
+fn round_loop(values: &[f32], low: f32, high: f32, out: &mut [f32]) {
+    for (to, value) in out.iter_mut().zip(values) {
+        *to = value.round_ties_even().clamp(low, high);
     }
 }
 

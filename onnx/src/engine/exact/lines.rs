@@ -45,6 +45,8 @@ pub(super) struct Frame {
     line: usize,
     pixel: usize,
     border: u8,
+    /// How many lines, with their neighbours, there is room for.
+    pub band: usize,
     /// How many lines are there.
     pub lines: usize,
 }
@@ -54,7 +56,7 @@ impl Frame {
     pub fn new(row: usize, channels: usize, border: u8, band: usize, block: usize) -> Self {
         let line = row * channels;
         let bytes = vec![border; (band + 2 + block) * (line + 2 * channels)];
-        Frame { bytes, line, pixel: channels, border, lines: 1 }
+        Frame { bytes, line, pixel: channels, border, band, lines: 1 }
     }
 
     fn outer(&self) -> usize {
