@@ -181,10 +181,10 @@ const LANES: u64 = 0x0001_0001_0001_0001;
 fn coded<'a>(tables: &[[u8; 8]], parity: usize, columns: &'a mut [[u8; 2]]) -> &'a [[u8; 2]] {
     let mut count = 0;
     for (at, tables) in tables.iter().enumerate() {
-        let tables = u64::from_le_bytes(*tables) >> (8 * parity) & 0xff * LANES;
+        let tables = (u64::from_le_bytes(*tables) >> (8 * parity)) & (0xff * LANES);
         // One bit for each that is not 0, then side by side at the top.
-        let set = (tables + 0x7f * LANES) >> 7 & LANES;
-        let set = set.wrapping_mul(0x0001_0002_0004_0008) >> 48 & 15;
+        let set = ((tables + 0x7f * LANES) >> 7) & LANES;
+        let set = (set.wrapping_mul(0x0001_0002_0004_0008) >> 48) & 15;
         let (places, number) = PLACES[set as usize];
         let places = places + LANES * (8 * at + parity) as u64;
         columns[count..][..4].copy_from_slice(places.to_le_bytes().as_chunks().0);
@@ -201,7 +201,7 @@ const PLACES: [(u64, usize); 16] = {
         let mut bit = 0;
         while bit < 4 {
             if set >> bit & 1 == 1 {
-                all[set].0 |= 2 * bit << (16 * all[set].1);
+                all[set].0 |= (2 * bit) << (16 * all[set].1);
                 all[set].1 += 1;
             }
             bit += 1;
@@ -213,35 +213,31 @@ const PLACES: [(u64, usize); 16] = {
 
 for_vectors!(
     /// Means as integers.
-    fn whole(means: &[f32], units: &mut [i32]) = whole_v3, whole_plain
+    fn whole(means: &[f32], units: &mut [i32]) = whole_loop, whole_v4, whole_v3, whole_plain
 );
 
-fn whole_plain(means: &[f32], units: &mut [i32]) {
+/// `mean as i32`, clamped: the compiler has no vectors for a conversion that knows what is not a number.
+#[inline(always)]
+fn whole_loop(means: &[f32], units: &mut [i32]) {
+    /// From here to its double a `f32` is a whole number, in its lowest bits: an addition rounds.
+    const WHOLE: f32 = (1 << 23) as f32;
     for (units, &mean) in units.iter_mut().zip(means) {
-        *units = (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
+        let most = MEAN_CLIP as f32;
+        let magnitude = if mean.abs() < most { mean.abs() } else { most };
+        let nearest = magnitude + WHOLE;
+        let up = nearest - WHOLE > magnitude;
+        let whole = (nearest.to_bits() - WHOLE.to_bits()) as i32 - i32::from(up);
+        *units = if mean < 0.0 { -whole } else { whole };
+        if mean.is_nan() {
+            *units = 0;
+        }
     }
-}
-
-/// The compiler has no vectors for a conversion that knows what is not a number.
-#[cfg(target_arch = "x86_64")]
-#[archmage::arcane(import_intrinsics)]
-fn whole_v3(_token: archmage::X64V3Token, means: &[f32], units: &mut [i32]) {
-    let most = _mm256_set1_ps(MEAN_CLIP as f32);
-    let least = _mm256_set1_ps(-MEAN_CLIP as f32);
-    let (vectors, rest) = units.as_chunks_mut::<8>();
-    for (units, means) in vectors.iter_mut().zip(means.as_chunks::<8>().0) {
-        let means = _mm256_loadu_ps(means);
-        let numbers = _mm256_and_ps(means, _mm256_cmp_ps::<_CMP_ORD_Q>(means, means));
-        let clipped = _mm256_min_ps(_mm256_max_ps(numbers, least), most);
-        _mm256_storeu_si256(units, _mm256_cvttps_epi32(clipped));
-    }
-    whole_plain(&means[8 * vectors.len()..], rest);
 }
 
 for_vectors!(
     /// What three rows of symbols, with borders, say of the positions between: their magnitudes, and what comes to the means.
     fn neighbours(rows: [&[i32]; 3], weights: &[i16; 4], magnitudes: &mut [u8], units: &mut [i32])
-        = neighbours_loop, neighbours_v3, neighbours_plain
+        = neighbours_loop, neighbours_v4, neighbours_v3, neighbours_plain
 );
 
 #[inline(always)]
@@ -265,7 +261,7 @@ fn neighbours_loop(rows: [&[i32]; 3], weights: &[i16; 4], magnitudes: &mut [u8],
 
 for_vectors!(
     /// The latent that so many 1/16 symbols are.
-    fn dequantise(units: &[i32], ungain: u16, latent: &mut [i16]) = dequantise_loop, dequantise_v3, dequantise_plain
+    fn dequantise(units: &[i32], ungain: u16, latent: &mut [i16]) = dequantise_loop, dequantise_v4, dequantise_v3, dequantise_plain
 );
 
 #[inline(always)]
@@ -281,7 +277,7 @@ fn dequantise_loop(units: &[i32], ungain: u16, latent: &mut [i16]) {
 
 for_vectors!(
     /// The tables that scale indices mean.
-    fn table_numbers(indices: &[i32], tables: &mut [u8]) = table_numbers_loop, table_numbers_v3, table_numbers_plain
+    fn table_numbers(indices: &[i32], tables: &mut [u8]) = table_numbers_loop, table_numbers_v4, table_numbers_v3, table_numbers_plain
 );
 
 #[inline(always)]
@@ -296,6 +292,7 @@ mod tests {
     use super::super::trained::said_by_neighbours;
     use super::*;
     use crate::Model;
+    use crate::vectors::all_vectors;
     use proptest::prelude::*;
 
     /// A symbol, mostly 0 and seldom as large as one may be.
@@ -311,16 +308,15 @@ mod tests {
             weights in proptest::array::uniform4(any::<i16>()),
         ) {
             let rows: [&[i32]; 3] = std::array::from_fn(|i| &symbols[21 * i..][..21]);
-            let (mut magnitudes, mut units) = ([0; 19], [5; 19]);
-            neighbours(vectors(), rows, &weights, &mut magnitudes, &mut units);
-            let (mut plain_magnitudes, mut plain_units) = ([0; 19], [5; 19]);
-            neighbours_plain(rows, &weights, &mut plain_magnitudes, &mut plain_units);
-            prop_assert_eq!((magnitudes, units), (plain_magnitudes, plain_units));
-            for x in 0..19 {
-                let around = [rows[0][x + 1], rows[1][x], rows[1][x + 2], rows[2][x + 1]];
-                let wanted = said_by_neighbours(around, &weights, -200);
-                let context = said_of_scale(MAGNITUDE[usize::from(magnitudes[x])], -200);
-                prop_assert_eq!((context, units[x] - 5), wanted);
+            for vectors in all_vectors() {
+                let (mut magnitudes, mut units) = ([0; 19], [5; 19]);
+                neighbours(vectors, rows, &weights, &mut magnitudes, &mut units);
+                for x in 0..19 {
+                    let around = [rows[0][x + 1], rows[1][x], rows[1][x + 2], rows[2][x + 1]];
+                    let wanted = said_by_neighbours(around, &weights, -200);
+                    let context = said_of_scale(MAGNITUDE[usize::from(magnitudes[x])], -200);
+                    prop_assert_eq!((context, units[x] - 5), wanted);
+                }
             }
         }
 
@@ -329,13 +325,12 @@ mod tests {
             units in proptest::collection::vec(prop_oneof![-40_000..40_000, -(1 << 30)..1 << 30], 19),
             ungain in prop_oneof![any::<u16>(), Just(0), Just(1)],
         ) {
-            let (mut latent, mut plain) = ([0; 19], [0; 19]);
-            dequantise(vectors(), &units, ungain, &mut latent);
-            dequantise_plain(&units, ungain, &mut plain);
-            prop_assert_eq!(latent, plain);
-            for (value, units) in latent.into_iter().zip(units) {
-                let wanted = (i64::from(units) * i64::from(ungain) + 1024) >> 11;
-                prop_assert_eq!(i64::from(value), wanted.clamp(-2047, 2047));
+            let value = |units: &i32| ((i64::from(*units) * i64::from(ungain) + 1024) >> 11).clamp(-2047, 2047) as i16;
+            let wanted: Vec<i16> = units.iter().map(value).collect();
+            for vectors in all_vectors() {
+                let mut latent = [0; 19];
+                dequantise(vectors, &units, ungain, &mut latent);
+                prop_assert_eq!(&latent[..], &wanted);
             }
         }
 
@@ -364,15 +359,17 @@ mod tests {
 
     #[test]
     fn means_are_whole_numbers_within_their_limits() {
-        let means = [0.0, -0.0, 1.9, -1.9, 32766.9, 32768.0, -32768.5, 1e30, -1e30, f32::NAN, f32::INFINITY];
-        let (mut units, mut plain) = ([7; 11], [7; 11]);
-        whole(vectors(), &means, &mut units);
-        whole_plain(&means, &mut plain);
-        assert_eq!(units, plain);
-        assert_eq!(units, [0, 0, 1, -1, 32766, 32767, -32767, 32767, -32767, 0, 32767]);
-        let (mut units, means) = ([7; 8], [f32::NAN, f32::NEG_INFINITY, 5.5, -5.5, 0.5, -0.5, 32767.5, -4e4]);
-        whole(vectors(), &means, &mut units);
-        assert_eq!(units, [0, -32767, 5, -5, 0, 0, 32767, -32767]);
+        let special =
+            [1e30, f32::NAN, f32::INFINITY, 0.99999994, 32766.998, 32767.002, 4_194_304.5, 8_388_608.0];
+        let numbers =
+            (-70_000..70_000).map(|i| i as f32 / 2.0 + 0.25).chain((-40_000..40_000).map(|i| i as f32));
+        let means: Vec<f32> = numbers.chain(special).chain(special.map(|mean| -mean)).collect();
+        let wanted: Vec<i32> = means.iter().map(|&mean| (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP)).collect();
+        for vectors in all_vectors() {
+            let mut units = vec![7; means.len()];
+            whole(vectors, &means, &mut units);
+            assert_eq!(units, wanted);
+        }
     }
 
     #[test]
