@@ -1,35 +1,63 @@
-//! Loops in two variants, for processors with AVX2 and for all others.
+//! Loops in three variants, for processors with AVX-512, with AVX2, and for all others.
 
-/// Whether the processor has AVX2.
+/// Whether the processor has AVX-512, and AVX2.
 #[cfg(target_arch = "x86_64")]
-pub(crate) type Vectors = Option<archmage::X64V3Token>;
+pub(crate) type Vectors = (Option<archmage::X64V4Token>, Option<archmage::X64V3Token>);
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) type Vectors = ();
 
 /// What [`for_vectors`] asks for.
 pub(crate) fn vectors() -> Vectors {
     #[cfg(target_arch = "x86_64")]
-    archmage::SimdToken::summon()
+    {
+        use archmage::SimdToken;
+        (SimdToken::summon(), SimdToken::summon())
+    }
 }
 
-/// Gives a loop a variant for AVX2, and one without on its own: inside a larger function the compiler does without vectors, at
-/// several times the time. Where both are there already, what chooses between them.
+/// What it may be asked for here: every variant that this processor has.
+#[cfg(test)]
+pub(crate) fn all_vectors() -> Vec<Vectors> {
+    #[cfg(target_arch = "x86_64")]
+    return vec![vectors(), (None, vectors().1), (None, None)];
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![()]
+}
+
+/// Gives a loop variants for AVX-512 and for AVX2, and one without on its own: inside a larger function the compiler does without
+/// vectors, at several times the time. Where all are there already, what chooses between them.
 macro_rules! for_vectors {
-    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $v3:ident, $plain:ident) => {
+    (
+        $(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?
+        = $v4:ident, $v3:ident, $plain:ident
+    ) => {
         $(#[$about])*
         #[inline]
         fn $name(vectors: $crate::vectors::Vectors, $($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            if let Some(token) = vectors {
-                return $v3(token, $($argument),*);
+            match vectors {
+                (Some(token), _) => return $v4(token, $($argument),*),
+                (None, Some(token)) => return $v3(token, $($argument),*),
+                (None, None) => (),
             }
             #[cfg(not(target_arch = "x86_64"))]
             let () = vectors;
             $plain($($argument),*)
         }
     };
-    ($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $loop:ident, $v3:ident, $plain:ident) => {
-        $crate::vectors::for_vectors!($(#[$about])* fn $name($($argument: $type),*) $(-> $result)? = $v3, $plain);
+    (
+        $(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?
+        = $loop:ident, $v4:ident, $v3:ident, $plain:ident
+    ) => {
+        $crate::vectors::for_vectors!(
+            $(#[$about])* fn $name($($argument: $type),*) $(-> $result)? = $v4, $v3, $plain
+        );
+
+        #[cfg(target_arch = "x86_64")]
+        #[archmage::arcane]
+        fn $v4(_token: archmage::X64V4Token, $($argument: $type),*) $(-> $result)? {
+            $loop($($argument),*)
+        }
 
         #[cfg(target_arch = "x86_64")]
         #[archmage::arcane]

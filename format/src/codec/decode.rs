@@ -560,7 +560,7 @@ fn key_tile(
     let mut hyper = vec![0; tables.hyper_len(grid)];
     tables.decode_hyper(level, grid, &mut hyper, |_| true, &mut decoder)?;
     let mean = hyper_synthesis(&hyper)?;
-    let latent = tables.walk(level, &hyper, &mean, grid, |table, _, _| Ok(decoder.decode_symbol(table)))?;
+    let latent = tables.decode(level, &hyper, &mean, grid, &mut decoder)?;
     decoder.finish()?;
     Ok(TileState { latent, hyper })
 }

@@ -182,7 +182,7 @@ fn blurred(values: &[f32], size: Size) -> Vec<f32> {
 }
 
 for_vectors!(
-    fn blur(values: &[f32], size: Size, out: &mut [f32]) = blur_loop, blur_v3, blur_plain
+    fn blur(values: &[f32], size: Size, out: &mut [f32]) = blur_loop, blur_v4, blur_v3, blur_plain
 );
 
 #[inline(always)]
@@ -208,7 +208,7 @@ fn spread(values: &[f32], size: Size) -> Vec<f32> {
 }
 
 for_vectors!(
-    fn spread_out(values: &[f32], size: Size, out: &mut [f32]) = spread_loop, spread_v3, spread_plain
+    fn spread_out(values: &[f32], size: Size, out: &mut [f32]) = spread_loop, spread_v4, spread_v3, spread_plain
 );
 
 #[inline(always)]

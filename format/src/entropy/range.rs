@@ -187,6 +187,20 @@ impl<'a> RangeDecoder<'a> {
         self.renormalise();
     }
 
+    /// Takes an interval of `0 .. 2^total_bits`, as with [`decode_cumulative`](Self::decode_cumulative) and
+    /// [`consume`](Self::consume), if it is the one that is encoded; the last one of the scale never is.
+    #[inline]
+    pub(super) fn try_consume(&mut self, cumulative: u32, frequency: u32, total_bits: u32) -> bool {
+        let unit = self.range >> total_bits;
+        let (code, range) = (self.code.wrapping_sub(cumulative * unit), frequency * unit);
+        let found = code < range;
+        if found {
+            (self.code, self.range) = (code, range);
+            self.renormalise();
+        }
+        found
+    }
+
     /// Decodes one bit; `probability` as in [`RangeEncoder::encode_bit`].
     #[inline]
     #[must_use]
@@ -264,10 +278,12 @@ impl<'a> RangeDecoder<'a> {
 
     #[inline]
     fn renormalise(&mut self) {
-        self.range = self.range.max(1);
-        while self.range < RENORMALISE_BELOW {
-            self.code = self.code << 8 | self.next_byte();
-            self.range <<= 8;
+        if self.range < RENORMALISE_BELOW {
+            self.range = self.range.max(1);
+            while self.range < RENORMALISE_BELOW {
+                self.code = self.code << 8 | self.next_byte();
+                self.range <<= 8;
+            }
         }
     }
 }

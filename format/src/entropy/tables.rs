@@ -28,6 +28,8 @@ const MAX_SUFFIX_BITS: u32 = 21;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CdfTable {
     min: i32,
+    /// What 0 has: its cumulative value and its frequency, 0 if it needs an escape.
+    zero: [u32; 2],
     /// `cumulative[i]` is the sum of the frequencies before entry `i`; the escape is the last entry, 65536 follows.
     cumulative: Box<[u32]>,
     /// For each value of the top bits: the entry that holds the first cumulative value with these top bits.
@@ -74,8 +76,12 @@ impl CdfTable {
             }
             *start = entry as u16;
         }
+        let zero = match usize::try_from(-min) {
+            Ok(entry) if entry < frequencies.len() => [cumulative[entry], frequencies[entry].into()],
+            _ => [0; 2],
+        };
         let cost = cumulative.windows(2).map(|pair| cost_of_frequency(pair[1] - pair[0])).collect();
-        Ok(Self { min, cumulative: cumulative.into_boxed_slice(), lookup, cost })
+        Ok(Self { min, zero, cumulative: cumulative.into_boxed_slice(), lookup, cost })
     }
 
     /// The smallest symbol that needs no escape.
@@ -183,6 +189,16 @@ impl RangeDecoder<'_> {
     #[inline]
     #[must_use]
     pub fn decode_symbol(&mut self, table: &CdfTable) -> i32 {
+        // Most are, and it takes no division to see.
+        let [start, frequency] = table.zero;
+        if self.try_consume(start, frequency, TOTAL_BITS) {
+            return 0;
+        }
+        self.decode_other(table)
+    }
+
+    #[inline]
+    fn decode_other(&mut self, table: &CdfTable) -> i32 {
         let value = self.decode_cumulative(TOTAL_BITS);
         let mut entry =
             usize::from(table.lookup[(value >> (TOTAL_BITS - LOOKUP_BITS)) as usize & (BUCKETS - 1)]);
@@ -195,7 +211,10 @@ impl RangeDecoder<'_> {
         }
         self.consume(start, end - start);
         if entry == table.escape() {
-            return table.decode_escaped(self);
+            let mut decoder = self.clone();
+            let symbol = table.decode_escaped(&mut decoder);
+            *self = decoder;
+            return symbol;
         }
         table.min + entry as i32
     }

@@ -1,15 +1,12 @@
 //! What the symbols of the channels before, at the same position, say of the scale of a channel (docs/FORMAT.md section 5.3).
 //!
-//! Where one channel has something, so have others. Most symbols are 0 and say nothing, so a sum is kept for every position
-//! and channel, and a symbol that is not 0 adds to those of its position, once, when it becomes known.
-
-use sdl_onnx::memory::zeros;
+//! Where one channel has something, so have others. Most symbols are 0 and say nothing, so the others are noted, and each adds to
+//! the sums of its position. There are sums for one group of channels at a time, or they would not fit the cache.
 
 use super::trained::{INDEX_BITS, MAGNITUDE, shift_round};
 use crate::vectors::{Vectors, for_vectors, vectors};
 
-/// Channels whose sums for a position lie side by side: 64 bytes. What a channel reads is then 64 bytes apart, and the next
-/// channel finds it in the cache.
+/// Channels whose sums for a position lie side by side: 64 bytes.
 const GROUP: usize = 32;
 /// Fraction bits of a sum, a scale index: four of the weights, five of the magnitudes.
 const SUM_BITS: u32 = 9;
@@ -49,60 +46,74 @@ impl ChannelWeights {
         }
         ChannelWeights { padded, weights }
     }
+
+    /// What `channel` says of those of a group.
+    fn of(&self, channel: usize, group: usize) -> &[i8; GROUP] {
+        &self.weights[channel * self.padded..].as_chunks().0[group]
+    }
 }
 
-/// The sums of a tile while it is coded.
+/// A symbol that is not 0.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    at: u32,
+    magnitude: i16,
+}
+
+/// What is known of a tile while it is coded.
 pub(super) struct ChannelContext<'a> {
     weights: &'a ChannelWeights,
-    area: usize,
-    /// (group, position, channel of the group)
-    sums: Vec<i16>,
-    /// The groups of which a sum may be other than 0.
-    open: Vec<bool>,
+    /// Channel by channel.
+    notes: Vec<Note>,
+    /// Where the notes of each channel start.
+    starts: Vec<usize>,
+    /// Of the group that is coded now, by position.
+    sums: Vec<[i16; GROUP]>,
     vectors: Vectors,
 }
 
 impl<'a> ChannelContext<'a> {
     /// For `area` positions.
     pub fn new(weights: &'a ChannelWeights, area: usize) -> Self {
-        let padded = weights.padded;
-        let (sums, open) = (zeros(padded * area), vec![false; padded / GROUP]);
-        ChannelContext { weights, area, sums, open, vectors: vectors() }
+        let sums = vec![[0; GROUP]; area];
+        ChannelContext { weights, notes: Vec::new(), starts: Vec::new(), sums, vectors: vectors() }
     }
 
-    /// Channel `c` has `symbol`, not 0, at the position `at`.
-    pub fn note(&mut self, c: usize, at: usize, symbol: i32) {
-        let ChannelWeights { padded, weights } = self.weights;
-        let magnitude = small(symbol);
-        let row = &weights[c * padded..][..*padded];
-        for (group, weights) in row.chunks_exact(GROUP).enumerate().skip((c + 1) / GROUP) {
-            self.open[group] = true;
-            raise(
-                self.vectors,
-                weights,
-                magnitude,
-                &mut self.sums[(group * self.area + at) * GROUP..][..GROUP],
-            );
-        }
-    }
-
-    /// What is known of channel `c`.
-    pub fn plane(&self, c: usize) -> Plane<'_> {
+    /// Goes on to the next channel, from 0 on, and says what is known of it.
+    pub fn next(&mut self) -> Plane<'_> {
+        let c = self.starts.len();
+        self.starts.push(self.notes.len());
         let (group, place) = (c / GROUP, c % GROUP);
-        Plane(match self.open[group] {
-            true => &self.sums[group * self.area * GROUP..][..self.area * GROUP][place..],
-            false => &[],
-        })
+        let new = if place == 0 {
+            self.sums.fill([0; GROUP]);
+            0..c
+        } else {
+            c - 1..c
+        };
+        for channel in new {
+            let notes = &self.notes[self.starts[channel]..self.starts[channel + 1]];
+            raise(self.vectors, notes, self.weights.of(channel, group), &mut self.sums);
+        }
+        Plane { sums: if self.notes.is_empty() { &[] } else { &self.sums }, place }
+    }
+
+    /// The channel has `symbol`, not 0, at the position `at`.
+    pub fn note(&mut self, at: usize, symbol: i32) {
+        self.notes.push(Note { at: at as u32, magnitude: small(symbol) });
     }
 }
 
-/// Sums of one channel, [`GROUP`] apart; none if all are 0.
-pub(super) struct Plane<'a>(&'a [i16]);
+/// The sums of one channel; none if all are 0.
+pub(super) struct Plane<'a> {
+    sums: &'a [[i16; GROUP]],
+    place: usize,
+}
 
 impl Plane<'_> {
     /// 1/256 scale index at each position.
     fn values(&self) -> impl Iterator<Item = i32> {
-        self.0.iter().step_by(GROUP).map(|&sum| shift_round(i32::from(sum), SUM_BITS - INDEX_BITS))
+        let place = self.place % GROUP;
+        self.sums.iter().map(move |sums| shift_round(i32::from(sums[place]), SUM_BITS - INDEX_BITS))
     }
 
     pub fn largest(&self) -> i32 {
@@ -116,21 +127,25 @@ impl Plane<'_> {
 }
 
 for_vectors!(
-    /// Adds the weights times `magnitude` to the sums.
-    fn raise(weights: &[i8], magnitude: i16, sums: &mut [i16]) = raise_loop, raise_v3, raise_plain
+    /// Adds the weights, times the magnitude of each note, to the sums of its position.
+    fn raise(notes: &[Note], weights: &[i8; GROUP], sums: &mut [[i16; GROUP]]) = raise_loop, raise_v4, raise_v3, raise_plain
 );
 
 #[inline(always)]
-fn raise_loop(weights: &[i8], magnitude: i16, sums: &mut [i16]) {
-    for (sum, &weight) in sums.iter_mut().zip(weights) {
-        // 128 times 111 fits.
-        *sum = sum.saturating_add(i16::from(weight) * magnitude);
+fn raise_loop(notes: &[Note], weights: &[i8; GROUP], sums: &mut [[i16; GROUP]]) {
+    let weights = weights.map(i16::from);
+    for note in notes {
+        for (sum, weight) in sums[note.at as usize].iter_mut().zip(weights) {
+            // 128 times 111 fits.
+            *sum = sum.saturating_add(weight * note.magnitude);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::all_vectors;
 
     #[test]
     fn a_symbol_says_something_of_its_position_in_the_channels_behind_it() {
@@ -144,11 +159,12 @@ mod tests {
         let said: Vec<i32> = (0..channels)
             .map(|c| {
                 let mut indices = [1000; 3];
-                context.plane(c).add_to(&mut indices);
+                let plane = context.next();
+                plane.add_to(&mut indices);
                 assert_eq!((indices[0], indices[1]), (1000, 1000));
-                assert_eq!(context.plane(c).largest(), (indices[2] - 1000).max(0));
+                assert_eq!(plane.largest(), (indices[2] - 1000).max(0));
                 if c == 2 || c == 40 {
-                    context.note(c, 2, if c == 2 { -1 } else { 500 });
+                    context.note(2, if c == 2 { -1 } else { 500 });
                 }
                 indices[2] - 1000
             })
@@ -160,14 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn sums_stay_within_16_bits_with_and_without_vectors() {
-        let weights: Vec<i8> = (0..GROUP as i32).map(|i| (i * 8 - 127) as i8).collect();
-        let (mut a, mut b) = ([30_000i16; GROUP], [30_000i16; GROUP]);
-        for _ in 0..9 {
-            raise(vectors(), &weights, 111, &mut a);
-            raise_plain(&weights, 111, &mut b);
+    fn sums_stay_within_16_bits_with_all_vectors() {
+        let weights = std::array::from_fn(|i| (i as i32 * 8 - 127) as i8);
+        let notes = [Note { at: 1, magnitude: 111 }; 9];
+        for vectors in all_vectors() {
+            let mut sums = [[0; GROUP], [30_000; GROUP]];
+            raise(vectors, &notes, &weights, &mut sums);
+            assert_eq!((sums[0], sums[1][0], sums[1][GROUP - 1]), ([0; GROUP], i16::MIN, i16::MAX));
         }
-        assert_eq!(a, b);
-        assert_eq!((a[0], a[GROUP - 1]), (i16::MIN, i16::MAX));
     }
 }

@@ -155,7 +155,8 @@ impl Tables {
         grid: Grid,
         mut symbol: impl FnMut(&CdfTable, usize, Mode, i32) -> Result<i32, Error>,
     ) -> Result<Vec<i16>, Error> {
-        let counts = plan.counts(grid);
+        let coded = |(at, (count, _)): (usize, &(u32, u32))| (*count > 0).then_some(at);
+        let wanted: Vec<usize> = plan.counts(grid).iter().enumerate().filter_map(coded).collect();
         let scales = Scales::new(self, level, z, grid);
         let mut channels = ChannelContext::new(&self.context_channel, grid.area());
         let mut indices = vec![0i32; grid.area()];
@@ -170,10 +171,10 @@ impl Tables {
         for c in 0..self.channels {
             let ungain = i64::from(self.ungain(level, c));
             let weights = &self.context_mean[4 * c..][..4];
-            let scale_weight = i32::from(self.context_scale[c]);
+            let scale_weight = self.context_scale[c];
             let plane = c * grid.area();
-            scales.plane(c, |at| counts[at].0 > 0, &mut indices);
-            channels.plane(c).add_to(&mut indices);
+            scales.plane(c, &wanted, &mut indices);
+            channels.next().add_to(&mut indices);
             from_mean.fill(0);
             from_old.fill(0);
             for (half, positions) in halves.iter().enumerate() {
@@ -219,12 +220,12 @@ impl Tables {
                         0
                     };
                     if s != 0 {
-                        channels.note(c, at, s);
+                        channels.note(at, s);
                     }
                     let units = i64::from(around) + (i64::from(s) << MEAN_BITS);
                     let start = if mode == Mode::Inter { old } else { 0 };
                     let value = start + ((units * ungain + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS);
-                    latent[plane + at] = value.clamp(-LATENT_CLIP, LATENT_CLIP) as i16;
+                    latent[plane + at] = value.clamp(-i64::from(LATENT_CLIP), i64::from(LATENT_CLIP)) as i16;
                     if half == 0 {
                         // One of them is the symbol itself, for there is no shift.
                         let units = units as i32;

@@ -145,7 +145,7 @@ impl Tables {
 
 for_vectors!(
     /// The sum of `values`, each times its weight. Below 2^31 for up to 768 of them that are within +-2^14.
-    fn weigh(weights: &[i8], values: &[i16]) -> i32 = weigh_loop, weigh_v3, weigh_plain
+    fn weigh(weights: &[i8], values: &[i16]) -> i32 = weigh_loop, weigh_v4, weigh_v3, weigh_plain
 );
 
 #[inline(always)]
@@ -157,6 +157,7 @@ fn weigh_loop(weights: &[i8], values: &[i16]) -> i32 {
 mod tests {
     use super::*;
     use crate::Model;
+    use crate::vectors::all_vectors;
     use proptest::prelude::*;
 
     /// A tile, what its values are before they are rounded (some far outside), those known before, and which positions are sent.
@@ -223,11 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn weights_add_up_to_the_same_with_and_without_vectors() {
+    fn weights_add_up_to_the_same_with_all_vectors() {
         let weights: Vec<i8> = (0..150).map(|i| (i * 37 % 255 - 127) as i8).collect();
         let values: Vec<i16> = (0..150).map(|i| (i * 71 % 509 - 254) as i16).collect();
         let sum = (0..150).map(|i| (i * 37 % 255 - 127) * (i * 71 % 509 - 254)).sum::<i32>();
-        assert_eq!(weigh(vectors(), &weights, &values), sum);
-        assert_eq!(weigh_plain(&weights, &values), sum);
+        for vectors in all_vectors() {
+            assert_eq!(weigh(vectors, &weights, &values), sum);
+        }
     }
 }

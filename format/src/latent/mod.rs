@@ -1,7 +1,7 @@
 //! Latents to symbols and back.
 //!
-//! [`trained`]: bundles with frequency tables, and their [`hyper`]-latent; [`delta`]: the same against the picture before. All others:
-//! [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
+//! [`trained`]: bundles with frequency tables, which [`walk`] goes through, and their [`hyper`]-latent; [`delta`]: the same against the
+//! picture before. All others: [`scalar`] by the universal coder, [`palette`] and [`codebook`] by the coder of indices.
 
 pub(crate) mod channels;
 pub(crate) mod codebook;
@@ -10,6 +10,7 @@ pub(crate) mod hyper;
 pub(crate) mod palette;
 pub(crate) mod scalar;
 pub(crate) mod trained;
+mod walk;
 
 use std::sync::Arc;
 

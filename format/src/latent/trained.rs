@@ -2,13 +2,11 @@
 //!
 //! Integers only. The scale index comes from the hyper-latent by one linear map, from the channels before at the same
 //! position, and on the second half of a checkerboard also from the neighbours of the first; the mean comes from the
-//! hyper-synthesis graph and from those neighbours.
-//! Encoder and decoder walk the same loop ([`Tables::walk`]) and differ in where a symbol comes from.
+//! hyper-synthesis graph and from those neighbours. [`walk`](super::walk) goes through a tile.
 
 use byteorder::{ByteOrder, LE};
-use sdl_onnx::memory::zeros;
 
-use super::channels::{ChannelContext, ChannelWeights};
+use super::channels::ChannelWeights;
 use super::hyper::HyperPrior;
 use crate::Error;
 use crate::entropy::{CdfSet, CdfTable};
@@ -23,7 +21,7 @@ pub(super) const INDEX_BITS: u32 = 8;
 pub(super) const CONTEXT_BITS: u32 = 8;
 pub(super) const UNGAIN_BITS: u32 = 11;
 /// The latent that the synthesis graph takes lies within this.
-pub(super) const LATENT_CLIP: i64 = 2047;
+pub(super) const LATENT_CLIP: i32 = 2047;
 /// round(256 ln(1 + n)): what the magnitudes of four neighbours say of the scale.
 pub(super) const MAGNITUDE: [i32; 32] = [
     0, 177, 281, 355, 412, 459, 498, 532, 562, 589, 614, 636, 657, 676, 693, 710, 725, 740, 754, 767, 779,
@@ -167,175 +165,23 @@ impl Tables {
     pub(super) fn row(&self, level: u8) -> usize {
         usize::from(level).min(self.levels - 1)
     }
+}
 
-    /// Goes through the latent in coding order: channel by channel, first the positions where row + column is even, then
-    /// the others. `symbol` is asked for the symbol at a position (its number in (C, H, W)), given the table and the
-    /// mean in 1/16; where the scale index is 0 the symbol is 0 and nobody is asked. Returns the latent that the
-    /// synthesis graph takes.
-    ///
-    /// `mean` is what the hyper-synthesis graph returned, on the padded grid.
-    pub fn walk(
-        &self,
-        level: u8,
-        z: &[i8],
-        mean: &[f32],
-        grid: Grid,
-        mut symbol: impl FnMut(&CdfTable, usize, i32) -> Result<i32, Error>,
-    ) -> Result<Vec<i16>, Error> {
-        let Grid { height, width } = grid;
-        let scales = Scales::new(self, level, z, grid);
-        let mut channels = ChannelContext::new(&self.context_channel, grid.area());
-        let mut indices = vec![0i32; grid.area()];
-        let padded = grid.padded();
-        let mut latent = zeros::<i16>(self.channels * grid.area());
-        // Of one channel: the tables of the first pass, its symbols with a border of zeros, and which of those are not 0.
-        let mut tables = Bytes::new(grid);
-        let mut coded = Bytes::new(grid);
-        let stride = width + 2;
-        let mut symbols = vec![0i32; stride * (height + 2)];
-        for c in 0..self.channels {
-            let ungain = self.ungain[self.row(level) * self.channels + c];
-            let dequantise = |mean: i32, symbol: i32| {
-                let value = i64::from(mean) + (i64::from(symbol) << MEAN_BITS);
-                ((value * i64::from(ungain) + (1 << (UNGAIN_BITS - 1))) >> UNGAIN_BITS)
-                    .clamp(-LATENT_CLIP, LATENT_CLIP) as i16
-            };
-            let means = &mean[c * padded.area()..][..padded.area()];
-            let latent = &mut latent[c * grid.area()..][..grid.area()];
-            // What most positions come to, for most symbols are 0.
-            for (latent, means) in latent.chunks_exact_mut(width).zip(means.chunks_exact(padded.width)) {
-                silent(scales.vectors, means, ungain, latent);
-            }
-            let context = channels.plane(c);
-            if scales.is_silent(c, || context.largest()) {
-                continue;
-            }
-            scales.plane(c, |_| true, &mut indices);
-            context.add_to(&mut indices);
-            for (y, indices) in indices.chunks_exact(width).enumerate() {
-                table_numbers(scales.vectors, indices, &mut tables.row_mut(y)[..width]);
-            }
-            symbols.fill(0);
-            coded.bytes.fill(0);
-            for y in 0..height {
-                let (latent, means) =
-                    (&mut latent[y * width..][..width], &means[y * padded.width..][..width]);
-                let symbols = &mut symbols[(y + 1) * stride + 1..][..width];
-                let (tables, coded) = (tables.row(y), coded.row_mut(y));
-                for x in columns(width, y % 2, |x| eight(tables, x)) {
-                    let mean = (means[x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP);
-                    let s = symbol(&self.cdf[usize::from(tables[x])], c * grid.area() + y * width + x, mean)?;
-                    if s != 0 {
-                        (symbols[x], coded[x]) = (s, 1);
-                        latent[x] = dequantise(mean, s);
-                        channels.note(c, y * width + x, s);
-                    }
-                }
-            }
-            let weights = &self.context_mean[4 * c..][..4];
-            let scale_weight = i32::from(self.context_scale[c]);
-            for y in 0..height {
-                let row = y * width..(y + 1) * width;
-                let (indices, latent) = (&indices[row.clone()], &mut latent[row]);
-                let means = &means[y * padded.width..][..width];
-                let above = &symbols[y * stride + 1..][..width];
-                let beside = &symbols[(y + 1) * stride..][..width + 2];
-                let below = &symbols[(y + 2) * stride + 1..][..width];
-                let tables = tables.row(y);
-                // Where the table is 0 and so are the neighbours, the symbol is 0 and the mean what it was.
-                let around = |x: usize| coded.around(y, x) | eight(tables, x);
-                for x in columns(width, (y + 1) % 2, around) {
-                    let around = [above[x], beside[x], beside[x + 2], below[x]];
-                    let (context, shift) = if around == [0; 4] {
-                        (0, 0)
-                    } else {
-                        said_by_neighbours(around, weights, scale_weight)
-                    };
-                    let index = shift_round(indices[x] + context, INDEX_BITS).clamp(0, 63);
-                    if index == 0 && shift == 0 {
-                        continue;
-                    }
-                    let mean = (means[x] as i32).clamp(-MEAN_CLIP, MEAN_CLIP) + shift;
-                    let s = if index > 0 {
-                        symbol(&self.cdf[index as usize], c * grid.area() + y * width + x, mean)?
-                    } else {
-                        0
-                    };
-                    latent[x] = dequantise(mean, s);
-                    if s != 0 {
-                        channels.note(c, y * width + x, s);
-                    }
-                }
-            }
-        }
-        Ok(latent)
-    }
+/// What the magnitude of neighbours says of a scale index.
+#[inline]
+pub(super) const fn said_of_scale(magnitude: i32, weight: i16) -> i32 {
+    shift_round(weight as i32 * magnitude, CONTEXT_BITS)
 }
 
 /// What the four neighbours of the first pass say of the scale index, in 1/2^`INDEX_BITS`, and of the mean.
 #[inline]
-pub(super) fn said_by_neighbours(around: [i32; 4], weights: &[i16], scale_weight: i32) -> (i32, i32) {
+pub(super) fn said_by_neighbours(around: [i32; 4], weights: &[i16], scale_weight: i16) -> (i32, i32) {
     // What a delta picture was may be far from its mean.
     let magnitude = around.iter().fold(0u32, |sum, s| sum.saturating_add(s.unsigned_abs())).min(31);
-    let context = shift_round(scale_weight * MAGNITUDE[magnitude as usize], CONTEXT_BITS);
+    let context = said_of_scale(MAGNITUDE[magnitude as usize], scale_weight);
     // Symbols reach 2^20 and weights 2^15: the sum needs 38 bits.
     let sum: i64 = around.iter().zip(weights).map(|(&s, &w)| i64::from(s) * i64::from(w)).sum();
     (context, ((sum + (1 << (CONTEXT_BITS - 1))) >> CONTEXT_BITS) as i32)
-}
-
-/// A byte for each position of a channel, with a border, and room to read eight at a time.
-struct Bytes {
-    stride: usize,
-    bytes: Vec<u8>,
-}
-
-impl Bytes {
-    fn new(grid: Grid) -> Self {
-        let stride = 1 + grid.width + 8;
-        Bytes { stride, bytes: vec![0; stride * (grid.height + 2)] }
-    }
-
-    fn row(&self, y: usize) -> &[u8] {
-        &self.bytes[(y + 1) * self.stride + 1..][..self.stride - 1]
-    }
-
-    fn row_mut(&mut self, y: usize) -> &mut [u8] {
-        &mut self.bytes[(y + 1) * self.stride + 1..][..self.stride - 1]
-    }
-
-    /// What is above, left, right or below of eight positions.
-    #[inline(always)]
-    fn around(&self, y: usize, x: usize) -> u64 {
-        let line = |y: usize| &self.bytes[y * self.stride..][..self.stride];
-        eight(line(y), x + 1) | eight(line(y + 1), x) | eight(line(y + 1), x + 2) | eight(line(y + 2), x + 1)
-    }
-}
-
-/// Eight bytes from `x` on, the first one lowest.
-#[inline(always)]
-fn eight(bytes: &[u8], x: usize) -> u64 {
-    LE::read_u64(&bytes[x..])
-}
-
-/// The columns of one parity whose byte in `word`, which gives eight from a column on, is not 0.
-#[inline(always)]
-fn columns(width: usize, parity: usize, word: impl Fn(usize) -> u64) -> impl Iterator<Item = usize> {
-    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
-    let mask = EVEN << (8 * parity);
-    let mut next = 0;
-    let (mut base, mut left) = (0, 0);
-    std::iter::from_fn(move || {
-        while left == 0 {
-            if next >= width {
-                return None;
-            }
-            (base, left) = (next, word(next) & mask);
-            next += 8;
-        }
-        let byte = left.trailing_zeros() / 8;
-        left &= !(0xff << (8 * byte));
-        Some(base + byte as usize).filter(|x| *x < width)
-    })
 }
 
 /// The weights of two hyper-latent channels on the positions under one of the hyper-latent: side by side, as a processor
@@ -347,8 +193,8 @@ pub(super) struct Scales<'a> {
     tables: &'a Tables,
     bias: &'a [i16],
     grid: Grid,
-    /// (position, pair of hyper-latent channels)
-    values: Vec<[i16; 2]>,
+    /// (position, pair of hyper-latent channels), the first one lower
+    values: Vec<i32>,
     /// The largest magnitudes of each pair of hyper-latent channels.
     largest: Vec<[i32; 2]>,
     vectors: Vectors,
@@ -357,11 +203,11 @@ pub(super) struct Scales<'a> {
 impl<'a> Scales<'a> {
     pub fn new(tables: &'a Tables, level: u8, z: &[i8], grid: Grid) -> Self {
         let (area, pairs) = (grid.hyper().area(), tables.hyper_channels.div_ceil(2));
-        let mut values = vec![[0; 2]; area * pairs];
+        let mut values = vec![0; area * pairs];
         let mut largest = vec![[0; 2]; pairs];
         for (k, plane) in z.chunks_exact(area).enumerate() {
             for (values, &value) in values.chunks_exact_mut(pairs).zip(plane) {
-                values[k / 2][k % 2] = value.into();
+                values[k / 2] |= i32::from(value as i16 as u16) << (16 * (k % 2));
             }
             largest[k / 2][k % 2] =
                 plane.iter().map(|value| i32::from(value.unsigned_abs())).max().unwrap_or(0);
@@ -391,87 +237,104 @@ impl<'a> Scales<'a> {
     }
 
     /// Fills `plane`, (H, W), under the hyper-latent positions that are `wanted`; the others are left as they are.
-    pub fn plane(&self, c: usize, wanted: impl Fn(usize) -> bool, plane: &mut [i32]) {
+    pub fn plane(&self, c: usize, wanted: &[usize], plane: &mut [i32]) {
         let Grid { height, width } = self.grid;
         let hyper = self.grid.hyper();
         let weights = self.weights(c);
-        for (at, values) in self.values.chunks_exact(weights.len()).enumerate() {
-            if !wanted(at) {
-                continue;
-            }
+        for wanted in wanted.chunks(BATCH) {
+            let values = std::array::from_fn(|i| {
+                let at = wanted[i.min(wanted.len() - 1)];
+                &self.values[at * weights.len()..][..weights.len()]
+            });
             let sums = weighted(self.vectors, self.bias[c].into(), values, weights);
-            let (top, left) = (at / hyper.width * HYPER, at % hyper.width * HYPER);
-            let count = HYPER.min(width - left);
-            for (y, row) in (top..height).zip(sums.chunks_exact(HYPER)) {
-                plane[y * width + left..][..count].copy_from_slice(&row[..count]);
+            for (at, sums) in wanted.iter().zip(sums) {
+                let (top, left) = (at / hyper.width * HYPER, at % hyper.width * HYPER);
+                for (y, sums) in (top..height).zip(sums.as_chunks::<HYPER>().0) {
+                    let row = &mut plane[y * width..][left..width];
+                    match row.first_chunk_mut() {
+                        Some(row) => *row = *sums,
+                        None => row.copy_from_slice(&sums[..width - left]),
+                    }
+                }
             }
         }
     }
 }
 
+/// Hyper-latent positions that share a look at the weights.
+const BATCH: usize = 4;
+
 for_vectors!(
     /// `bias` and the weights of all `values`, place by place. Values have 8 bits.
-    fn weighted(bias: i32, values: &[[i16; 2]], weights: &[PairWeights]) -> [i32; HYPER * HYPER]
-        = weighted_v3, weighted_plain
+    fn weighted(bias: i32, values: [&[i32]; BATCH], weights: &[PairWeights]) -> [[i32; HYPER * HYPER]; BATCH]
+        = weighted_v4, weighted_v3, weighted_plain
 );
 
-fn weighted_plain(bias: i32, values: &[[i16; 2]], weights: &[PairWeights]) -> [i32; HYPER * HYPER] {
-    let mut sums = [bias; HYPER * HYPER];
-    for ([first, second], weights) in values.iter().zip(weights) {
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum += i32::from(weights[0]) * i32::from(*first) + i32::from(weights[1]) * i32::from(*second);
+fn weighted_plain(
+    bias: i32,
+    values: [&[i32]; BATCH],
+    weights: &[PairWeights],
+) -> [[i32; HYPER * HYPER]; BATCH] {
+    values.map(|values| {
+        let mut sums = [bias; HYPER * HYPER];
+        for (&pair, weights) in values.iter().zip(weights) {
+            let [first, second] = [pair as i16, (pair >> 16) as i16].map(i32::from);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum += i32::from(weights[0]) * first + i32::from(weights[1]) * second;
+            }
         }
-    }
-    sums
+        sums
+    })
 }
 
 /// Left to itself the compiler takes three times as long.
 #[cfg(target_arch = "x86_64")]
 #[archmage::arcane(import_intrinsics)]
-fn weighted_v3(
-    _token: archmage::X64V3Token,
+fn weighted_v4(
+    _token: archmage::X64V4Token,
     bias: i32,
-    values: &[[i16; 2]],
+    values: [&[i32]; BATCH],
     weights: &[PairWeights],
-) -> [i32; HYPER * HYPER] {
-    let mut sums = [_mm256_set1_epi32(bias); 2];
-    for ([first, second], weights) in values.iter().zip(weights) {
-        let pair = _mm256_set1_epi32(i32::from(*first) & 0xffff | i32::from(*second) << 16);
-        for (sum, weights) in sums.iter_mut().zip(weights.as_flattened().as_chunks::<16>().0) {
-            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights)));
+) -> [[i32; HYPER * HYPER]; BATCH] {
+    let mut sums = [_mm512_set1_epi32(bias); BATCH];
+    let values = values.map(|values| &values[..weights.len()]);
+    for (k, weights) in weights.iter().enumerate() {
+        let weights = _mm512_loadu_epi16(&weights.as_flattened().as_chunks().0[0]);
+        for (sum, values) in sums.iter_mut().zip(values) {
+            *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(_mm512_set1_epi32(values[k]), weights));
         }
     }
-    let mut result = [0; HYPER * HYPER];
-    for (result, sum) in result.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
-        _mm256_storeu_si256(result, sum);
-    }
+    let mut result = [[0; HYPER * HYPER]; BATCH];
+    result.iter_mut().zip(sums).for_each(|(result, sum)| _mm512_storeu_epi32(result, sum));
     result
 }
 
-for_vectors!(
-    /// The latent where symbols are 0.
-    fn silent(means: &[f32], ungain: u16, latent: &mut [i16]) = silent_loop, silent_v3, silent_plain
-);
-
-#[inline(always)]
-fn silent_loop(means: &[f32], ungain: u16, latent: &mut [i16]) {
-    for (value, &mean) in latent.iter_mut().zip(means) {
-        // 15 bits times 16 bits, less than 2^31 with what rounds it.
-        let units = (mean as i32).clamp(-MEAN_CLIP, MEAN_CLIP) * i32::from(ungain);
-        *value = shift_round(units, UNGAIN_BITS).clamp(-LATENT_CLIP as i32, LATENT_CLIP as i32) as i16;
+#[cfg(target_arch = "x86_64")]
+#[archmage::arcane(import_intrinsics)]
+fn weighted_v3(
+    _token: archmage::X64V3Token,
+    bias: i32,
+    values: [&[i32]; BATCH],
+    weights: &[PairWeights],
+) -> [[i32; HYPER * HYPER]; BATCH] {
+    let mut sums = [[_mm256_set1_epi32(bias); 2]; BATCH];
+    let values = values.map(|values| &values[..weights.len()]);
+    for (k, weights) in weights.iter().enumerate() {
+        let weights = weights.as_flattened().as_chunks::<16>().0;
+        let weights = [_mm256_loadu_si256(&weights[0]), _mm256_loadu_si256(&weights[1])];
+        for (sums, values) in sums.iter_mut().zip(values) {
+            let pair = _mm256_set1_epi32(values[k]);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, weights));
+            }
+        }
     }
-}
-
-for_vectors!(
-    /// The tables that scale indices mean.
-    fn table_numbers(indices: &[i32], tables: &mut [u8]) = table_numbers_loop, table_numbers_v3, table_numbers_plain
-);
-
-#[inline(always)]
-fn table_numbers_loop(indices: &[i32], tables: &mut [u8]) {
-    for (table, &index) in tables.iter_mut().zip(indices) {
-        *table = shift_round(index, INDEX_BITS).clamp(0, 63) as u8;
+    let mut result = [[0; HYPER * HYPER]; BATCH];
+    for (result, sum) in result.as_flattened_mut().as_chunks_mut::<8>().0.iter_mut().zip(sums.as_flattened())
+    {
+        _mm256_storeu_si256(result, *sum);
     }
+    result
 }
 
 /// The nearest integer, the even one of two, for magnitudes below 2^22: above 2^23 a `f32` has no fraction, so that an addition
@@ -508,6 +371,7 @@ pub(crate) fn quantise(value: f32, table: &CdfTable, strength: f32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::all_vectors;
 
     #[test]
     fn the_magnitude_table_is_the_logarithm_that_the_format_says() {
@@ -517,31 +381,20 @@ mod tests {
     }
 
     #[test]
-    fn weights_add_up_to_the_same_with_and_without_vectors() {
+    fn weights_add_up_to_the_same_with_all_vectors() {
         let weights: Vec<PairWeights> = (0..5i16)
             .map(|k| std::array::from_fn(|i| [3000 * k - 997 * i as i16, i16::MAX - 400 * i as i16]))
             .collect();
         let values = [[0, 127], [4, -127], [-128, 2], [3, -60], [127, 127]];
-        let found = weighted(vectors(), -77, &values, &weights);
-        assert_eq!(found, weighted_plain(-77, &values, &weights));
+        let pairs = values.map(|[first, second]: [i32; 2]| first & 0xffff | second << 16);
+        let all = [&pairs[..], &[0; 5], &[0; 5], &pairs];
         let sum = |place: usize| {
             let all = values.as_flattened().iter().zip(weights.iter().flat_map(|w| w[place]));
-            all.map(|(value, weight)| i32::from(*value) * i32::from(weight)).sum::<i32>() - 77
+            all.map(|(value, weight)| value * i32::from(weight)).sum::<i32>() - 77
         };
-        assert_eq!(found, std::array::from_fn(sum));
-    }
-
-    #[test]
-    fn columns_are_those_of_their_parity_that_are_open_up_to_the_width() {
-        for width in [1, 7, 8, 9, 23] {
-            for parity in [0, 1] {
-                let mut open = Bytes::new(Grid { height: 1, width });
-                let wanted: Vec<usize> = (0..width).filter(|x| x % 3 != 1 && x % 2 == parity).collect();
-                open.bytes.fill(7);
-                (0..width).filter(|x| x % 3 == 1).for_each(|x| open.row_mut(0)[x] = 0);
-                let found: Vec<usize> = columns(width, parity, |x| eight(open.row(0), x)).collect();
-                assert_eq!(found, wanted, "{width} {parity}");
-            }
+        let sums = std::array::from_fn(sum);
+        for vectors in all_vectors() {
+            assert_eq!(weighted(vectors, -77, all, &weights), [sums, [-77; 16], [-77; 16], sums]);
         }
     }
 
