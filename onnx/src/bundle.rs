@@ -47,16 +47,12 @@ impl BundleId {
         std::array::from_fn(|at| self.0[at])
     }
 
-    fn of(entries: &BTreeMap<String, Entry>) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(ID_PREFIX);
-        for (name, entry) in entries {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            hasher.update(&entry.range.length.to_le_bytes());
-            hasher.update(entry.hash.as_bytes());
-        }
-        BundleId(*hasher.finalize().as_bytes())
+    /// Adds an entry to the hash that becomes an id.
+    fn add(hasher: &mut blake3::Hasher, name: &str, length: u64, hash: &blake3::Hash) {
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(&length.to_le_bytes());
+        hasher.update(hash.as_bytes());
     }
 }
 
@@ -89,7 +85,8 @@ impl FromStr for BundleId {
 
 struct Entry {
     range: Range,
-    hash: blake3::Hash,
+    /// None of bytes in the program whose id was known.
+    hash: Option<blake3::Hash>,
 }
 
 enum Content {
@@ -128,36 +125,41 @@ impl Bundle {
         let path = std::path::absolute(path).map_err(Error::io("find", path))?;
         if about.is_dir() {
             let names = folder_names(&path, &label)?;
-            let (entries, manifest) =
-                hash_entries(&label, names, |name, _| Ok(Box::new(File::open(path.join(name))?)))?;
-            return Self::build(label, entries, &manifest, Content::Folder(path));
+            let hashed = hash_entries(&label, names, |name, _| Ok(Box::new(File::open(path.join(name))?)))?;
+            return Self::build(label, hashed, Content::Folder(path));
         }
         let mut file = File::open(&path).map_err(Error::io("open the bundle", &path))?;
         let names = archive::list(&mut file).map_err(refused(&label, &path))?;
-        let (entries, manifest) = hash_entries(&label, names, |_, range| {
+        let hashed = hash_entries(&label, names, |_, range| {
             let mut file = file.try_clone()?;
             file.seek(SeekFrom::Start(range.offset))?;
             Ok(Box::new(file.take(range.length)))
         })?;
-        Self::build(label, entries, &manifest, Content::File(path))
+        Self::build(label, hashed, Content::File(path))
     }
 
     /// A `.sdlm` file that is part of the program. `label` is for messages.
     pub fn from_static(label: &str, bytes: &'static [u8]) -> Result<Self, Error> {
         let names = archive::list(&mut Cursor::new(bytes)).map_err(refused(label, Path::new(label)))?;
-        let (entries, manifest) =
+        let hashed =
             hash_entries(label, names, |_, range| Ok(Box::new(slice(bytes, range).unwrap_or_default())))?;
-        Self::build(label.to_owned(), entries, &manifest, Content::Static(bytes))
+        Self::build(label.to_owned(), hashed, Content::Static(bytes))
     }
 
-    fn build(
-        label: String,
-        entries: BTreeMap<String, Entry>,
-        manifest: &[u8],
-        content: Content,
-    ) -> Result<Self, Error> {
+    /// The same of one whose id is known: nothing is read but its headers and its manifest.
+    #[cfg(feature = "builtin")]
+    pub(crate) fn known(label: &str, bytes: &'static [u8], id: BundleId) -> Result<Self, Error> {
+        let names = archive::list(&mut Cursor::new(bytes)).map_err(refused(label, Path::new(label)))?;
+        let manifest =
+            names.get(MANIFEST).and_then(|range| slice(bytes, *range)).unwrap_or_default().to_vec();
+        let entries = names.into_iter().map(|(name, range)| (name, Entry { range, hash: None })).collect();
+        Self::build(label.to_owned(), Hashed { id, entries, manifest }, Content::Static(bytes))
+    }
+
+    fn build(label: String, hashed: Hashed, content: Content) -> Result<Self, Error> {
+        let Hashed { id, entries, manifest } = hashed;
         let wrong = |problem: String| Error::Manifest { bundle: label.clone(), problem };
-        let text = std::str::from_utf8(manifest).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
+        let text = std::str::from_utf8(&manifest).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
         let manifest = Manifest::parse(text, &label)?;
         if let Some(missing) = manifest.files().find(|name| !entries.contains_key(*name)) {
             let known = listed(entries.keys());
@@ -174,7 +176,8 @@ impl Bundle {
             }
         }
         for (name, sum) in &manifest.sums {
-            let found = entries.get(name).map(|entry| entry.hash.to_hex().to_string()).unwrap_or_default();
+            let Some(hash) = entries.get(name).and_then(|entry| entry.hash) else { continue };
+            let found = hash.to_hex();
             if !found.eq_ignore_ascii_case(sum) {
                 return Err(Error::Damaged {
                     bundle: label,
@@ -182,7 +185,6 @@ impl Bundle {
                 });
             }
         }
-        let id = BundleId::of(&entries);
         Ok(Bundle(Arc::new(Inner { label, id, manifest, entries, content })))
     }
 
@@ -278,7 +280,7 @@ impl Bundle {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
             other => other.map_err(Error::io("read", &self.0.label))?,
         }
-        if blake3::hash(&bytes) != entry.hash {
+        if entry.hash != Some(blake3::hash(&bytes)) {
             return Err(changed());
         }
         Ok(Bytes::Shared(bytes))
@@ -400,7 +402,11 @@ fn folder_names(folder: &Path, label: &str) -> Result<BTreeMap<String, Range>, E
     Ok(names)
 }
 
-type Hashed = (BTreeMap<String, Entry>, Vec<u8>);
+struct Hashed {
+    id: BundleId,
+    entries: BTreeMap<String, Entry>,
+    manifest: Vec<u8>,
+}
 
 /// Reads every entry once: its hash, its CRC (which must be that of the archive, if it has one), and the manifest.
 fn hash_entries<'r>(
@@ -409,6 +415,8 @@ fn hash_entries<'r>(
     open: impl Fn(&str, Range) -> io::Result<Box<dyn Read + 'r>>,
 ) -> Result<Hashed, Error> {
     let damaged = |problem: String| Error::Damaged { bundle: label.to_owned(), problem };
+    let mut id = blake3::Hasher::new();
+    id.update(ID_PREFIX);
     let mut entries = BTreeMap::new();
     let mut manifest = None;
     let mut buffer = vec![0; 1 << 18];
@@ -452,10 +460,12 @@ fn hash_entries<'r>(
         if name == MANIFEST {
             manifest = Some(kept);
         }
-        entries.insert(name, Entry { range, hash: blake3.finalize() });
+        let hash = blake3.finalize();
+        BundleId::add(&mut id, &name, length, &hash);
+        entries.insert(name, Entry { range, hash: Some(hash) });
     }
     let manifest = manifest.ok_or_else(|| damaged(format!("it has no {MANIFEST}: this is no bundle")))?;
-    Ok((entries, manifest))
+    Ok(Hashed { id: BundleId(*id.finalize().as_bytes()), entries, manifest })
 }
 
 /// A name under which a file or folder is written before it is whole, another one for each call: threads, and processes in

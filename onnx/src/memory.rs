@@ -8,11 +8,20 @@
 #[must_use]
 pub fn zeros<T: Clone + Default>(length: usize) -> Vec<T> {
     // As the system gives them, not touched yet.
-    let vector = vec![T::default(); length];
+    in_large_pages(vec![T::default(); length])
+}
+
+/// Room for so many, the same way.
+#[must_use]
+pub fn room<T>(length: usize) -> Vec<T> {
+    in_large_pages(Vec::with_capacity(length))
+}
+
+fn in_large_pages<T>(vector: Vec<T>) -> Vec<T> {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 2 << 20;
-        let (address, size) = (vector.as_ptr().addr(), length * size_of::<T>());
+        let (address, size) = (vector.as_ptr().addr(), vector.capacity() * size_of::<T>());
         if size >= PAGE {
             // Outwards: what lies beside it in the same page is likely such memory too.
             let (start, end) = (address & !(PAGE - 1), (address + size).next_multiple_of(PAGE));
@@ -41,5 +50,8 @@ mod tests {
         let mut values = zeros::<f32>(3 << 20);
         values.fill(1.0);
         assert!(values.iter().all(|v| *v == 1.0));
+        let mut some = room::<f32>(3 << 20);
+        some.extend_from_slice(&values);
+        assert!(some == values && some.capacity() == 3 << 20);
     }
 }

@@ -124,7 +124,7 @@ impl Blending<'_> {
         let stride = self.model.stride();
         let mut interleaved = vec![0; fine.len()];
         for (y, line) in interleaved.chunks_exact_mut(window.width * stride * SAMPLES).enumerate() {
-            layout.row(&fine, y, line);
+            layout.row(&fine, y, 0, line);
         }
         Ok(interleaved)
     }

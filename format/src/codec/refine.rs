@@ -268,7 +268,7 @@ impl Refinement<'_> {
         for (y, seen) in seen.chunks_exact_mut(SEEN * width).enumerate() {
             levels(self.picture, (top + y, left), &mut picture);
             if y < rows {
-                layout.row(&decoded, y, &mut line);
+                layout.row(&decoded, y, 0, &mut line);
                 line[3 * columns..].copy_from_slice(&picture[3 * columns..]);
             } else {
                 line.copy_from_slice(&picture);
@@ -306,7 +306,7 @@ impl Refinement<'_> {
         let mut line = vec![0; 3 * size.1];
         for (y, samples) in samples.chunks_exact_mut(3 * width).enumerate() {
             levels(self.picture, (top + y, left), samples);
-            layout.row(rendered, y, &mut line);
+            layout.row(rendered, y, 0, &mut line);
             decoded.extend_from_slice(&line[..3 * width]);
         }
         let gradient = Source::new(samples, width).gradient(&decoded);

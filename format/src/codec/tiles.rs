@@ -3,7 +3,7 @@
 //! The synthesis does not see these squares: it runs on any window of the whole latent with a margin as wide as its
 //! receptive field, so the pixels do not depend on how the work was cut.
 
-use sdl_onnx::memory::zeros;
+use sdl_onnx::memory::room;
 
 use crate::latent::trained::Grid;
 
@@ -54,19 +54,22 @@ pub(crate) fn latent_grid(width: u32, height: u32, stride: usize) -> Grid {
     Grid { height: (height as usize).div_ceil(stride), width: (width as usize).div_ceil(stride) }
 }
 
-/// Tiles (C, H, W) each to one latent of the whole picture.
-pub(crate) fn place<'a, T: Copy + Default + 'a>(
+/// [`tiles`], (C, H, W) each, to one latent of the whole picture.
+pub(crate) fn place<'a, T: Copy + 'a>(
     grid: Grid,
     channels: usize,
     rects: &[Rect],
     parts: impl Iterator<Item = &'a [T]>,
 ) -> Vec<T> {
-    let mut whole = zeros::<T>(channels * grid.area());
-    for (rect, part) in rects.iter().zip(parts) {
-        for (line, values) in part.chunks_exact(rect.width).enumerate() {
-            let (c, y) = (line / rect.height, line % rect.height);
-            let to = (c * grid.height + rect.y + y) * grid.width + rect.x;
-            whole[to..to + rect.width].copy_from_slice(values);
+    let parts: Vec<(&Rect, &[T])> = rects.iter().zip(parts).collect();
+    let mut whole = room(channels * grid.area());
+    for c in 0..channels {
+        for band in parts.chunk_by(|(above, _), (rect, _)| above.y == rect.y) {
+            for y in 0..band[0].0.height {
+                for (rect, part) in band {
+                    whole.extend_from_slice(&part[(c * rect.height + y) * rect.width..][..rect.width]);
+                }
+            }
         }
     }
     whole
@@ -74,6 +77,7 @@ pub(crate) fn place<'a, T: Copy + Default + 'a>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::synthesis::part;
     use super::*;
 
     #[test]
@@ -89,6 +93,17 @@ mod tests {
                 }
             }
             assert!(seen.iter().all(|&n| n == 1));
+        }
+    }
+
+    #[test]
+    fn tiles_become_the_latent_that_they_were_cut_from() {
+        for (height, width) in [(1, 1), (64, 64), (65, 63), (200, 129)] {
+            let grid = Grid { height, width };
+            let latent: Vec<u32> = (0..3 * grid.area() as u32).collect();
+            let rects = tiles(grid);
+            let parts: Vec<_> = rects.iter().map(|rect| part(&latent, grid, *rect)).collect();
+            assert!(place(grid, 3, &rects, parts.iter().map(|part| &**part)) == latent);
         }
     }
 }

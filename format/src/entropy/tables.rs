@@ -4,6 +4,8 @@
 //! a sign and an Exp-Golomb code in plain bits. Frequencies are whole numbers with the sum 65536, so that no
 //! machine rounds them differently.
 
+use std::sync::OnceLock;
+
 use super::{EntropyError, RangeDecoder, RangeEncoder};
 
 /// Symbols lie in `-SYMBOL_LIMIT ..= SYMBOL_LIMIT`.
@@ -25,7 +27,7 @@ const BUCKETS: usize = 1 << LOOKUP_BITS;
 const MAX_SUFFIX_BITS: u32 = 21;
 
 /// The frequencies of one distribution of symbols.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CdfTable {
     min: i32,
     /// What 0 has: its cumulative value and its frequency, 0 if it needs an escape.
@@ -34,9 +36,18 @@ pub struct CdfTable {
     cumulative: Box<[u32]>,
     /// For each value of the top bits: the entry that holds the first cumulative value with these top bits.
     lookup: Box<[u16; BUCKETS]>,
-    /// Cost of each entry in 1/256 bit.
-    cost: Box<[u16]>,
+    /// Cost of each entry in 1/256 bit, once an encoder has asked for one.
+    cost: OnceLock<Box<[u16]>>,
 }
+
+/// The rest follows from these.
+impl PartialEq for CdfTable {
+    fn eq(&self, other: &Self) -> bool {
+        (self.min, &self.cumulative) == (other.min, &other.cumulative)
+    }
+}
+
+impl Eq for CdfTable {}
 
 impl CdfTable {
     /// A table for the symbols `min .. min + frequencies.len()`; the escape gets what is missing to 65536.
@@ -80,8 +91,7 @@ impl CdfTable {
             Ok(entry) if entry < frequencies.len() => [cumulative[entry], frequencies[entry].into()],
             _ => [0; 2],
         };
-        let cost = cumulative.windows(2).map(|pair| cost_of_frequency(pair[1] - pair[0])).collect();
-        Ok(Self { min, zero, cumulative: cumulative.into_boxed_slice(), lookup, cost })
+        Ok(Self { min, zero, cumulative: cumulative.into_boxed_slice(), lookup, cost: OnceLock::new() })
     }
 
     /// The smallest symbol that needs no escape.
@@ -100,13 +110,15 @@ impl CdfTable {
     #[inline]
     #[must_use]
     pub fn cost(&self, symbol: i32) -> u32 {
+        let of_entry = |pair: &[u32]| cost_of_frequency(pair[1] - pair[0]);
+        let cost = self.cost.get_or_init(|| self.cumulative.windows(2).map(of_entry).collect());
         let entry = i64::from(symbol) - i64::from(self.min);
         match usize::try_from(entry) {
-            Ok(entry) if entry < self.escape() => u32::from(self.cost[entry]),
+            Ok(entry) if entry < self.escape() => u32::from(cost[entry]),
             _ => {
                 let (_, excess) = self.split_escaped(symbol);
                 let suffix_bits = (excess + 1).ilog2();
-                u32::from(self.cost[self.escape()]) + 256 * (2 + 2 * suffix_bits)
+                u32::from(cost[self.escape()]) + 256 * (2 + 2 * suffix_bits)
             }
         }
     }

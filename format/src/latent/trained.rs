@@ -104,12 +104,16 @@ impl Tables {
             return Err(damaged("impossible sizes"));
         }
         let i8s = |bytes: &[u8]| bytes.iter().map(|&byte| byte as i8).collect::<Vec<_>>();
-        let i16s = |bytes: &[u8]| bytes.chunks_exact(2).map(LE::read_i16).collect::<Vec<_>>();
-        let by_place = i16s(take(HYPER * HYPER * c * k, 2)?);
+        let i16s = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
+        let by_place = take(HYPER * HYPER * c * k, 2)?.as_chunks().0;
         let mut scale_map = vec![[[0; 2]; HYPER * HYPER]; c * k.div_ceil(2)];
-        for (p, weights) in by_place.chunks_exact(c * k).enumerate() {
-            for (pairs, weights) in scale_map.chunks_exact_mut(k.div_ceil(2)).zip(weights.chunks_exact(k)) {
-                weights.iter().enumerate().for_each(|(at, &weight)| pairs[at / 2][p][at % 2] = weight);
+        for (channel, pairs) in scale_map.chunks_exact_mut(k.div_ceil(2)).enumerate() {
+            for (p, weights) in by_place.chunks_exact(c * k).enumerate() {
+                let (two, one) = weights[channel * k..][..k].as_chunks::<2>();
+                pairs.iter_mut().zip(two).for_each(|(pair, two)| pair[p] = two.map(i16::from_le_bytes));
+                if let ([one], Some(pair)) = (one, pairs.last_mut()) {
+                    pair[p][0] = i16::from_le_bytes(*one);
+                }
             }
         }
         let scale_bias = i16s(take(l * c, 2)?);

@@ -146,7 +146,7 @@ fn walk<'a>(
 }
 
 /// A number in groups of 7 bits, and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     const LONGEST: usize = 10;
     let mut value = 0u64;
     for (at, byte) in bytes.iter().take(LONGEST).enumerate() {

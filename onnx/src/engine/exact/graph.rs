@@ -4,19 +4,21 @@
 //! runtimes find what they like. Reading follows the values through all that, one node after the other, in a form of its own ([`Value`]):
 //! what is a convention becomes nothing, what is arithmetic becomes a [`Step`]. Every node must be understood, else there is no program.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
-
 use super::depthwise::Depthwise;
-use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser};
+use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser, Sums, row_sums};
 use super::lines::{Unfolding, transposed};
+use super::messages::{Attribute, Graph, Node, Tensor, data_type};
 use super::program::{Output, Place, Program, Scale, Step};
 use crate::{Dimension, ElementType, ValueInfo};
 
 /// No decoder makes more pixels of a latent position, each way; a graph that does is after memory.
 const LARGEST_FACTOR: usize = 256;
+/// The bits of a float below those of its exponent.
+const FRACTION: u32 = (1 << 23) - 1;
 /// Integers below it are exact in floating point.
 const EXACT: u64 = 1 << 24;
 /// What a number of the latent, and one of the hyper-latent, is never beyond (docs/FORMAT.md, section 5).
@@ -51,7 +53,7 @@ enum Size {
 
 /// What a name of the graph stands for.
 #[derive(Debug, Clone)]
-enum Value {
+enum Value<'g> {
     /// The input, (1, C, H, W): what its factor is, and its channels.
     Input {
         channels: usize,
@@ -59,11 +61,11 @@ enum Value {
     },
     /// The input as bytes, which a `DequantizeLinear` is about to say the scale of.
     Levels(Place, Order),
-    Constant(Constant),
-    /// Weights with a scale for each output channel.
+    Constant(Constant<'g>),
+    /// Weights, as bytes, with a scale for each output channel.
     Weights {
         shape: Vec<usize>,
-        values: Rc<Vec<i8>>,
+        values: Cow<'g, [u8]>,
         scales: Rc<Vec<f32>>,
     },
     Bias {
@@ -77,7 +79,7 @@ enum Value {
     /// A convolution of integers that waits for the scale of its output.
     Sums {
         of: Place,
-        kind: Kind,
+        kind: Kind<'g>,
         bias: Vec<i32>,
         scales: Vec<f32>,
         /// What no sum on the way is beyond.
@@ -87,27 +89,26 @@ enum Value {
 }
 
 #[derive(Debug, Clone)]
-enum Constant {
+enum Constant<'g> {
     Floats(Vec<usize>, Rc<Vec<f32>>),
     Bytes(Rc<Vec<u8>>),
-    Weights(Vec<usize>, Rc<Vec<i8>>),
+    Weights(Vec<usize>, &'g [u8]),
     Words(Rc<Vec<i32>>),
     Sizes(Rc<Vec<i64>>),
 }
 
 /// What a convolution of integers is.
 #[derive(Debug, Clone)]
-enum Kind {
+enum Kind<'g> {
     /// 1x1: the digits of the weights (N, K).
-    Pointwise(Vec<Vec<i8>>),
+    Pointwise(Vec<Cow<'g, [u8]>>),
     /// 3x3, (9, C), and the byte that stands for 0 outside.
-    Depthwise(Rc<Vec<i8>>, u8),
+    Depthwise(Cow<'g, [u8]>, u8),
 }
 
 /// The program of a graph for some vectors, with its inputs and outputs.
-pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
-    let ([input], [output]) = (&graph.input[..], &graph.output[..]) else { return None };
-    let (input_info, output_info) = (info(input)?, info(output)?);
+pub(super) fn compile(isa: Isa, graph: &Graph<'_>) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
+    let ([input_info], [output_info]) = (&graph.inputs[..], &graph.outputs[..]) else { return None };
     let of_bytes = input_info.element_type == Some(ElementType::U8);
     let channels = match input_info.shape.as_deref()? {
         [Dimension::Fixed(1), .., Dimension::Fixed(channels)] if of_bytes && *channels > 0 => *channels,
@@ -121,9 +122,10 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         Some(ElementType::U8) => Some(LARGEST_LATENT),
         _ => Some(LARGEST_HYPER_LATENT),
     };
-    let mut readers: HashMap<String, usize> = HashMap::new();
-    for name in graph.node.iter().flat_map(|node| &node.input).chain([&output_info.name]) {
-        *readers.entry(name.clone()).or_default() += 1;
+    let output_name = output_info.name.as_str();
+    let mut readers: HashMap<&str, usize> = HashMap::new();
+    for name in graph.nodes.iter().flat_map(|node| &node.inputs).chain([&output_name]) {
+        *readers.entry(name).or_default() += 1;
     }
     let mut reader = Reader {
         isa,
@@ -134,19 +136,19 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         steps: Vec::new(),
         registers: 0,
     };
-    for tensor in &graph.initializer {
-        reader.values.insert(tensor.name.clone()?, Value::Constant(constant(tensor)?));
+    for tensor in &graph.initializers {
+        reader.values.insert(tensor.name, Value::Constant(constant(tensor)?));
     }
     let input = Place { register: Place::INPUT, channels, factor: stride };
     let value =
         if of_bytes { Value::Levels(input, Order::Last) } else { Value::Input { channels, factor: stride } };
-    reader.values.insert(input_info.name.clone(), value);
-    for node in &graph.node {
+    reader.values.insert(&input_info.name, value);
+    for node in &graph.nodes {
         let value = reader.node(node)?;
-        let [name] = &node.output[..] else { return None };
-        reader.values.insert(name.clone(), value);
+        let [name] = node.outputs[..] else { return None };
+        reader.values.insert(name, value);
     }
-    let output = match reader.values.get(&output_info.name)? {
+    let output = match reader.values.get(output_name)? {
         Value::Bytes(place, Order::Last, _) => Output::Bytes(*place),
         Value::Wide(place, Order::First) => Output::Wide(*place),
         _ => return None,
@@ -156,56 +158,56 @@ pub(super) fn compile(isa: Isa, graph: &GraphProto) -> Option<(Program, Vec<Valu
         return None;
     }
     let program = Program { steps: reader.steps, of_bytes, channels, stride, output };
-    Some((program, vec![input_info], vec![output_info]))
+    Some((program, graph.inputs.clone(), graph.outputs.clone()))
 }
 
 /// What reads a graph.
-struct Reader {
+struct Reader<'g> {
     isa: Isa,
     /// What no value of the input is beyond, if the graph is a decoder's and must be exact for all of them.
     largest: Option<f64>,
     /// How many inputs of nodes, and outputs of the graph, have a name.
-    readers: HashMap<String, usize>,
+    readers: HashMap<&'g str, usize>,
     /// The value that the last `Round` made.
-    rounded: Option<String>,
-    values: HashMap<String, Value>,
+    rounded: Option<&'g str>,
+    values: HashMap<&'g str, Value<'g>>,
     steps: Vec<Step>,
     registers: usize,
 }
 
-impl Reader {
+impl<'g> Reader<'g> {
     fn register(&mut self, channels: usize, factor: usize) -> Place {
         self.registers += 1;
         Place { register: self.registers, channels, factor }
     }
 
-    fn node(&mut self, node: &NodeProto) -> Option<Value> {
-        if node.domain.as_deref().is_some_and(|domain| !domain.is_empty()) {
+    fn node(&mut self, node: &Node<'g>) -> Option<Value<'g>> {
+        if !node.domain.is_empty() {
             return None;
         }
         // Sums that nobody quantises are values, but for two that are the digits of one.
-        let is_sums = |name: &String| matches!(self.values.get(name), Some(Value::Sums { .. }));
-        let stays = match node.op_type.as_deref() {
-            Some("QuantizeLinear") => true,
-            Some("Add") => node.input.iter().all(is_sums),
+        let is_sums = |name: &&str| matches!(self.values.get(name), Some(Value::Sums { .. }));
+        let stays = match node.operator {
+            "QuantizeLinear" => true,
+            "Add" => node.inputs.iter().all(is_sums),
             _ => false,
         };
         if !stays {
-            for name in &node.input {
+            for name in &node.inputs {
                 if let Some(Value::Sums { .. }) = self.values.get(name) {
                     let sums = self.values.remove(name)?;
                     let wide = self.widen(sums)?;
-                    self.values.insert(name.clone(), wide);
+                    self.values.insert(name, wide);
                 }
             }
         }
-        let inputs: Vec<Value> =
-            node.input.iter().map(|name| self.values.get(name).cloned()).collect::<Option<_>>()?;
-        let attributes = Attributes(&node.attribute);
-        if !attributes.all_known(node.op_type.as_deref()?) {
+        let inputs: Vec<Value<'g>> =
+            node.inputs.iter().map(|name| self.values.get(name).cloned()).collect::<Option<_>>()?;
+        let attributes = Attributes(&node.attributes);
+        if !attributes.all_known(node.operator) {
             return None;
         }
-        match (node.op_type.as_deref()?, &inputs[..]) {
+        match (node.operator, &inputs[..]) {
             ("Conv", [input, weights, bias]) => self.convolution(input, weights, bias, attributes),
             ("QuantizeLinear", [input, scale, zero]) => self.quantise(input, scale_of(scale, zero)?),
             ("DequantizeLinear", [input, scale, zero]) => dequantise(input, scale, Some(zero), attributes),
@@ -252,13 +254,13 @@ impl Reader {
             ("Round", [Value::Wide(of, order)]) => {
                 let to = self.register(of.channels, of.factor);
                 self.steps.push(Step::Round { of: *of, low: f32::NEG_INFINITY, high: f32::INFINITY, to });
-                self.rounded = node.output.first().cloned();
+                self.rounded = node.outputs.first().copied();
                 Some(Value::Wide(to, *order))
             }
             ("Clip", [Value::Wide(of, order), low, high]) => {
                 let (least, most) = (float(low)?, float(high)?);
                 // What was just rounded, and is read nowhere else: the step clips as well.
-                let name = node.input.first().filter(|name| self.rounded.as_ref() == Some(name))?;
+                let name = node.inputs.first().filter(|name| self.rounded.as_ref() == Some(name))?;
                 if self.readers.get(name) != Some(&1) {
                     return None;
                 }
@@ -276,11 +278,11 @@ impl Reader {
 
     fn convolution(
         &mut self,
-        input: &Value,
-        weights: &Value,
-        bias: &Value,
+        input: &Value<'g>,
+        weights: &Value<'g>,
+        bias: &Value<'g>,
         attributes: Attributes<'_>,
-    ) -> Option<Value> {
+    ) -> Option<Value<'g>> {
         let all =
             |name, wanted: i64| attributes.integers(name).is_none_or(|v| v.iter().all(|v| *v == wanted));
         if !all("dilations", 1) {
@@ -315,7 +317,7 @@ impl Reader {
                 };
                 let weights = Value::Weights {
                     shape: vec![shape[0], depth, 1, 1],
-                    values: Rc::new(folded(values, of.channels, patch)),
+                    values: folded(values, of.channels, patch).into(),
                     scales: scales.clone(),
                 };
                 (&Value::Real(to, Order::First, *scale), &*folded_weights.insert(weights))
@@ -368,7 +370,7 @@ impl Reader {
                 let zero = i32::from(scale.zero);
                 let (kind, each) =
                     if shape[..] == [outputs, of.channels, 1, 1] && group == 1 && all("pads", 0) {
-                        (Kind::Pointwise(vec![values.to_vec()]), of.channels)
+                        (Kind::Pointwise(vec![values.clone()]), of.channels)
                     } else if shape[..] == [outputs, 1, 3, 3]
                         && group == outputs
                         && outputs == of.channels
@@ -378,28 +380,24 @@ impl Reader {
                     } else {
                         return None;
                     };
+                let mut sums = vec![Sums::default(); outputs];
+                row_sums(self.isa, values, each, &mut sums);
                 // Every sum on the way stays below 2^24, whatever the bytes: that is what makes it exact.
-                let most = |(bias, weights): (&i32, &[i8])| {
-                    // In 32 bits as long as they cannot be too many: that takes a fraction of the time.
-                    let some = |some: &[i8]| some.iter().map(|w| u32::from(w.unsigned_abs())).sum::<u32>();
-                    let sum: u64 = weights.chunks(1 << 16).map(|weights| u64::from(some(weights))).sum();
-                    255 * sum + u64::from(bias.unsigned_abs())
-                };
-                let most: Vec<u64> = bias.iter().zip(values.chunks_exact(each)).map(most).collect();
+                let most =
+                    |(bias, sums): (&i32, &Sums)| 255 * sums.magnitudes + u64::from(bias.unsigned_abs());
+                let most: Vec<u64> = bias.iter().zip(&sums).map(most).collect();
                 if most.iter().any(|most| *most >= EXACT) {
                     return None;
                 }
                 // (byte - zero) * weight, with the second part added up beforehand.
-                let sum = |weights: &[i8]| weights.iter().map(|&w| i32::from(w)).sum::<i32>();
-                let bias =
-                    bias.iter().zip(values.chunks_exact(each)).map(|(b, w)| b - zero * sum(w)).collect();
+                let bias = bias.iter().zip(&sums).map(|(bias, sums)| bias - zero * sums.values).collect();
                 Some(Value::Sums { of: *of, kind, bias, scales, most })
             }
             _ => None,
         }
     }
 
-    fn widen(&mut self, sums: Value) -> Option<Value> {
+    fn widen(&mut self, sums: Value<'_>) -> Option<Value<'g>> {
         let Value::Sums { of, kind: Kind::Pointwise(weights), bias, scales, .. } = sums else { return None };
         if !bias.len().is_multiple_of(LANES) {
             return None;
@@ -411,7 +409,7 @@ impl Reader {
         Some(Value::Wide(to, Order::First))
     }
 
-    fn quantise(&mut self, input: &Value, scale: Scale) -> Option<Value> {
+    fn quantise(&mut self, input: &Value<'_>, scale: Scale) -> Option<Value<'g>> {
         match input {
             Value::Sums { of, kind, bias, scales, .. } => {
                 let scales: Vec<f32> = scales.iter().map(|by| by / scale.scale).collect();
@@ -430,8 +428,8 @@ impl Reader {
                         to,
                     },
                     Kind::Depthwise(weights, border) => {
-                        let weights =
-                            (0..9).flat_map(|tap| weights.iter().skip(tap).step_by(9).copied()).collect();
+                        let tap = |tap| weights.iter().skip(tap).step_by(9).map(|&w| w as i8);
+                        let weights = (0..9).flat_map(tap).collect();
                         let convolution = Depthwise::new(self.isa, weights, requantiser)?;
                         let (of, unfolding) = self.unfolded(of);
                         Step::Depthwise { of, unfolding, convolution, border: *border, to }
@@ -474,7 +472,7 @@ impl Reader {
         }
     }
 
-    fn reshape(&mut self, input: &Value, shape: &[Size]) -> Option<Value> {
+    fn reshape(&mut self, input: &Value<'_>, shape: &[Size]) -> Option<Value<'g>> {
         let (place, order) = match input {
             Value::Wide(place, order) | Value::Bytes(place, order, _) => (*place, *order),
             _ => return None,
@@ -545,12 +543,12 @@ impl Reader {
 }
 
 /// How many times as high and wide as the coarsest grid the input is, if the graph goes from fine to coarse.
-fn stride(graph: &GraphProto) -> Option<usize> {
+fn stride(graph: &Graph<'_>) -> Option<usize> {
     // Two convolutions of one value are the digits of one.
     let mut strides = HashMap::new();
-    for node in &graph.node {
-        if let Some(stride) = Attributes(&node.attribute).integers("strides").and_then(<[i64]>::first) {
-            strides.insert(node.input.first(), *stride);
+    for node in &graph.nodes {
+        if let Some(stride) = Attributes(&node.attributes).integers("strides").and_then(<[i64]>::first) {
+            strides.insert(node.inputs.first(), *stride);
         }
     }
     let mut strides = strides.into_values().map(|s| usize::try_from(s).ok());
@@ -559,7 +557,7 @@ fn stride(graph: &GraphProto) -> Option<usize> {
 }
 
 /// Two convolutions of the same bytes, added: one, if they are the digits of one.
-fn joined(high: &Value, low: &Value) -> Option<Value> {
+fn joined<'g>(high: &Value<'g>, low: &Value<'g>) -> Option<Value<'g>> {
     let (
         Value::Sums {
             of,
@@ -593,42 +591,53 @@ fn joined(high: &Value, low: &Value) -> Option<Value> {
 /// it below 2^24 of the unit that weights and bias are multiples of.
 fn is_exact(weights: &[f32], bias: &[f32], largest: f64) -> bool {
     weights.chunks_exact((weights.len() / bias.len().max(1)).max(1)).zip(bias).all(|(weights, bias)| {
-        let least =
-            weights.iter().chain([bias]).filter(|value| **value != 0.0).map(|value| exponent(*value)).min();
-        let unit = least.map_or(f64::INFINITY, |least| 2f64.powi(least));
-        let sum: f64 = weights.iter().map(|weight| f64::from(weight.abs())).sum();
-        // Not so where one of them is no number; infinity is the unit where all of them are 0.
-        (f64::from(bias.abs()) + largest * sum) / unit < EXACT as f64
+        let unit = weights.iter().fold(unit(*bias), |least, weight| unit(*weight).min(least));
+        // Several sums side by side: there is nothing to round in them where the answer is yes.
+        let mut sums = [0.0; 8];
+        let (whole, rest) = weights.as_chunks::<8>();
+        for weights in whole {
+            sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += f64::from(weight.abs()));
+        }
+        let sum: f64 = rest.iter().map(|weight| f64::from(weight.abs())).chain(sums).sum();
+        // Not so where one of them is no number; that all of them are 0 is another way to be exact.
+        let unit = f64::from(f32::from_bits(unit.wrapping_add(1)));
+        unit == 0.0 || (f64::from(bias.abs()) + largest * sum) / unit < EXACT as f64
     })
 }
 
-/// The exponent of the largest power of two that a finite number other than 0 is a multiple of.
-fn exponent(value: f32) -> i32 {
-    const FRACTION_BITS: u32 = 23;
-    const LEAST_EXPONENT: i32 = -149;
-    let stored = value.to_bits() >> FRACTION_BITS & 0xff;
-    let fraction = value.to_bits() & ((1 << FRACTION_BITS) - 1);
-    let digits = if stored > 0 { fraction | 1 << FRACTION_BITS } else { fraction };
-    LEAST_EXPONENT + (stored.max(1) - 1) as i32 + digits.trailing_zeros() as i32
+/// The largest power of two that a finite number is a multiple of, as bits, which are in the order of such numbers; less one, so
+/// that 0 is a multiple of all.
+#[inline(always)]
+fn unit(value: f32) -> u32 {
+    let value = value.abs();
+    // What it has more than without the lowest one of its digits.
+    let rest = value - f32::from_bits(value.to_bits() & (value.to_bits().wrapping_sub(1) | !FRACTION));
+    (if rest > 0.0 { rest } else { value }).to_bits().wrapping_sub(1)
 }
 
 /// The digits of weights, added: weights of floating point.
-fn added(high: &Value, low: &Value) -> Option<Value> {
-    let real = |value: &Value| match value {
-        Value::Weights { shape, values, scales } => {
-            let rows = values.chunks_exact(values.len().checked_div(scales.len())?.max(1)).zip(&**scales);
-            let mut real = Vec::with_capacity(values.len());
-            rows.for_each(|(row, by)| real.extend(row.iter().map(|&w| f32::from(w) * by)));
-            Some((shape.clone(), real))
-        }
-        _ => None,
+fn added<'g>(high: &Value<'g>, low: &Value<'g>) -> Option<Value<'g>> {
+    let (
+        Value::Weights { shape, values: high, scales: high_scales },
+        Value::Weights { shape: other, values: low, scales },
+    ) = (high, low)
+    else {
+        return None;
     };
-    let ((shape, mut sum), (other, low)) = (real(high)?, real(low)?);
-    if shape != other || sum.len() != low.len() {
+    if shape != other || high.len() != low.len() || high_scales.len() != scales.len() {
         return None;
     }
-    sum.iter_mut().zip(low).for_each(|(sum, low)| *sum += low);
-    Some(Value::Constant(Constant::Floats(shape, Rc::new(sum))))
+    let each = high.len().checked_div(scales.len())?.max(1);
+    let mut sum = Vec::with_capacity(high.len());
+    for (at, (high, low)) in high.chunks_exact(each).zip(low.chunks_exact(each)).enumerate() {
+        let by = [high_scales[at], scales[at]];
+        sum.extend(
+            high.iter()
+                .zip(low)
+                .map(|(&high, &low)| f32::from(high as i8) * by[0] + f32::from(low as i8) * by[1]),
+        );
+    }
+    Some(Value::Constant(Constant::Floats(shape.clone(), Rc::new(sum))))
 }
 
 /// Weights (N, C, size, size) as (N, size, size, C): in the order of [`Step::Fold`].
@@ -641,7 +650,7 @@ fn folded<T: Copy>(weights: &[T], channels: usize, size: usize) -> Vec<T> {
     folded
 }
 
-fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
+fn transpose<'g>(input: &Value<'g>, axes: &[i64]) -> Option<Value<'g>> {
     let turned = |order: Order| match (order, axes) {
         (Order::First, [0, 2, 3, 1]) => Some(Order::Last),
         (Order::Last, [0, 3, 1, 2]) => Some(Order::First),
@@ -657,12 +666,12 @@ fn transpose(input: &Value, axes: &[i64]) -> Option<Value> {
 }
 
 /// A constant without a `zero` has one of 0.
-fn dequantise(
-    input: &Value,
-    scale: &Value,
-    zero: Option<&Value>,
+fn dequantise<'g>(
+    input: &Value<'g>,
+    scale: &Value<'g>,
+    zero: Option<&Value<'g>>,
     attributes: Attributes<'_>,
-) -> Option<Value> {
+) -> Option<Value<'g>> {
     match input {
         Value::Bytes(place, order, was) if *was == scale_of(scale, zero?)? => {
             Some(Value::Real(*place, *order, *was))
@@ -688,11 +697,11 @@ fn dequantise(
                 Constant::Weights(shape, values)
                     if is_zero
                         && shape.first() == Some(&scales.len())
-                        && values.iter().fold(0, |most, w| w.unsigned_abs().max(most)) <= 64 =>
+                        && values.iter().fold(0, |most, &w| (w as i8).unsigned_abs().max(most)) <= 64 =>
                 {
                     Some(Value::Weights {
                         shape: shape.clone(),
-                        values: values.clone(),
+                        values: Cow::Borrowed(values),
                         scales: scales.clone(),
                     })
                 }
@@ -710,7 +719,7 @@ fn dequantise(
     }
 }
 
-fn shape_of(input: &Value) -> Option<Value> {
+fn shape_of<'g>(input: &Value<'g>) -> Option<Value<'g>> {
     let (place, order) = match input {
         Value::Wide(place, order) | Value::Bytes(place, order, _) => (place, order),
         _ => return None,
@@ -724,7 +733,7 @@ fn shape_of(input: &Value) -> Option<Value> {
     }
 }
 
-fn sizes(value: &Value) -> Option<Vec<Size>> {
+fn sizes(value: &Value<'_>) -> Option<Vec<Size>> {
     match value {
         Value::Shape(sizes) => Some(sizes.clone()),
         Value::Constant(Constant::Sizes(sizes)) if sizes.len() <= MOST_AXES => {
@@ -734,7 +743,7 @@ fn sizes(value: &Value) -> Option<Vec<Size>> {
     }
 }
 
-fn index(value: &Value) -> Option<usize> {
+fn index(value: &Value<'_>) -> Option<usize> {
     match value {
         Value::Constant(Constant::Sizes(sizes)) => match sizes[..] {
             [one] => usize::try_from(one).ok(),
@@ -744,7 +753,7 @@ fn index(value: &Value) -> Option<usize> {
     }
 }
 
-fn float(value: &Value) -> Option<f32> {
+fn float(value: &Value<'_>) -> Option<f32> {
     match value {
         Value::Constant(Constant::Floats(shape, values)) => match values[..] {
             [one] if shape.len() <= 1 => Some(one),
@@ -754,7 +763,7 @@ fn float(value: &Value) -> Option<f32> {
     }
 }
 
-fn scale_of(scale: &Value, zero: &Value) -> Option<Scale> {
+fn scale_of(scale: &Value<'_>, zero: &Value<'_>) -> Option<Scale> {
     let scale = float(scale).filter(|scale| is_power_of_two(*scale))?;
     match zero {
         Value::Constant(Constant::Bytes(zero)) => match zero[..] {
@@ -766,13 +775,12 @@ fn scale_of(scale: &Value, zero: &Value) -> Option<Scale> {
 }
 
 fn is_power_of_two(value: f32) -> bool {
-    const FRACTION: u32 = (1 << 23) - 1;
     value.is_normal() && value > 0.0 && value.to_bits() & FRACTION == 0
 }
 
 /// The attributes of a node.
 #[derive(Clone, Copy)]
-struct Attributes<'a>(&'a [AttributeProto]);
+struct Attributes<'a>(&'a [Attribute<'a>]);
 
 impl<'a> Attributes<'a> {
     /// Whether there are none but those that an operator is read with here, and those that change nothing by their value, which is
@@ -801,56 +809,55 @@ impl<'a> Attributes<'a> {
         };
         self.0.iter().enumerate().all(|(at, attribute)| {
             let is_known = known.iter().any(|(name, value)| {
-                attribute.name.as_deref() == Some(name) && (value.is_none() || attribute.i == *value)
+                attribute.name == *name && (value.is_none() || attribute.integer == *value)
             });
             is_known && self.0[..at].iter().all(|other| other.name != attribute.name)
         })
     }
 
-    fn get(self, name: &str) -> Option<&'a AttributeProto> {
-        self.0.iter().find(|attribute| attribute.name.as_deref() == Some(name))
+    fn get(self, name: &str) -> Option<&'a Attribute<'a>> {
+        self.0.iter().find(|attribute| attribute.name == name)
     }
 
     fn integers(self, name: &str) -> Option<&'a [i64]> {
-        self.get(name).map(|attribute| &attribute.ints[..])
+        self.get(name).map(|attribute| &attribute.integers[..])
     }
 
     /// The default of the standard where there is none.
     fn integer(self, name: &str, default: i64) -> Option<i64> {
         match self.get(name) {
-            Some(attribute) => attribute.i,
+            Some(attribute) => attribute.integer,
             None => Some(default),
         }
     }
 
     fn text(self, name: &str) -> Option<&'a str> {
-        self.get(name)?.s.as_deref()
+        self.get(name)?.text
     }
 }
 
-fn constant(tensor: &TensorProto) -> Option<Constant> {
-    if !tensor.external_data.is_empty() {
+fn constant<'g>(tensor: &Tensor<'g>) -> Option<Constant<'g>> {
+    if tensor.is_external {
         return None;
     }
-    let shape: Vec<usize> = tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+    let shape: Vec<usize> = tensor.shape.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
     let count = shape.iter().try_fold(1usize, |all, &d| all.checked_mul(d))?;
-    let raw = tensor.raw_data.as_ref().map(|raw| raw.borrow());
-    let raw = raw.as_deref().map(Vec::as_slice).filter(|raw| !raw.is_empty());
     /// Little-endian elements of a size.
     fn elements<const N: usize, T>(raw: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
-        raw.chunks_exact(N).filter_map(|bytes| Some(of(bytes.try_into().ok()?))).collect()
+        raw.as_chunks().0.iter().map(|bytes| of(*bytes)).collect()
     }
-    let constant = match (tensor.data_type?, raw) {
-        (DataType::FLOAT, Some(raw)) => Constant::Floats(shape, Rc::new(elements(raw, f32::from_le_bytes))),
-        (DataType::FLOAT, None) => Constant::Floats(shape, Rc::new(tensor.float_data.clone())),
-        (DataType::UINT8, Some(raw)) => Constant::Bytes(Rc::new(raw.to_vec())),
-        (DataType::INT8, Some(raw)) => {
-            Constant::Weights(shape, Rc::new(raw.iter().map(|&b| b as i8).collect()))
+    let raw = Some(tensor.raw).filter(|raw| !raw.is_empty());
+    let constant = match (tensor.data_type, raw) {
+        (data_type::FLOAT, Some(raw)) => Constant::Floats(shape, Rc::new(elements(raw, f32::from_le_bytes))),
+        (data_type::FLOAT, None) => Constant::Floats(shape, Rc::new(tensor.floats.clone())),
+        (data_type::UINT8, Some(raw)) => Constant::Bytes(Rc::new(raw.to_vec())),
+        (data_type::INT8, Some(raw)) => Constant::Weights(shape, raw),
+        (data_type::INT32, Some(raw)) => Constant::Words(Rc::new(elements(raw, i32::from_le_bytes))),
+        (data_type::INT32, None) => {
+            Constant::Words(Rc::new(tensor.words.iter().map(|&word| word as i32).collect()))
         }
-        (DataType::INT32, Some(raw)) => Constant::Words(Rc::new(elements(raw, i32::from_le_bytes))),
-        (DataType::INT32, None) => Constant::Words(Rc::new(tensor.int32_data.clone())),
-        (DataType::INT64, Some(raw)) => Constant::Sizes(Rc::new(elements(raw, i64::from_le_bytes))),
-        (DataType::INT64, None) => Constant::Sizes(Rc::new(tensor.int64_data.clone())),
+        (data_type::INT64, Some(raw)) => Constant::Sizes(Rc::new(elements(raw, i64::from_le_bytes))),
+        (data_type::INT64, None) => Constant::Sizes(Rc::new(tensor.sizes.clone())),
         _ => return None,
     };
     let found = match &constant {
@@ -863,17 +870,23 @@ fn constant(tensor: &TensorProto) -> Option<Constant> {
     (found == count).then_some(constant)
 }
 
-fn info(value: &ValueInfoProto) -> Option<ValueInfo> {
-    let tensor = value.r#type.as_ref()?.tensor_type.as_ref()?;
-    let element_type = match tensor.elem_type {
-        Some(DataType::FLOAT) => Some(ElementType::F32),
-        Some(DataType::UINT8) => Some(ElementType::U8),
-        _ => None,
-    };
-    let dimension = |d: &rten_onnx::onnx::Dimension| match d.dim_value.map(usize::try_from) {
-        Some(Ok(size)) => Dimension::Fixed(size),
-        _ => Dimension::Any(d.dim_param.clone().unwrap_or_default()),
-    };
-    let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(dimension).collect());
-    Some(ValueInfo { name: value.name.clone()?, element_type, shape })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_multiple_of_its_unit_and_of_nothing_larger() {
+        for (value, wanted) in [
+            (-1.0, 1.0),
+            (0.75, 0.25),
+            (-96.0, 32.0),
+            (16_777_215.0, 1.0),
+            (1.0 + f32::EPSILON, f32::EPSILON),
+            (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
+            (f32::from_bits(12), f32::from_bits(4)),
+        ] {
+            assert_eq!(f32::from_bits(unit(value) + 1), wanted, "{value}");
+        }
+        assert_eq!(unit(0.0), u32::MAX);
+    }
 }

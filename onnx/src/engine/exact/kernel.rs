@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::borrow::Cow;
 
 use super::tiles;
 
@@ -83,8 +84,8 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// The digits of `weights` are (N, K) each; K is a multiple of 4 and N of [`LANES`].
-    pub fn new(isa: Isa, weights: &[Vec<i8>], inputs: usize) -> Option<Self> {
+    /// The digits of `weights`, as bytes, are (N, K) each; K is a multiple of 4 and N of [`LANES`].
+    pub fn new(isa: Isa, weights: &[Cow<'_, [u8]>], inputs: usize) -> Option<Self> {
         let length = weights.first()?.len();
         let outputs = length.checked_div(inputs)?;
         if !inputs.is_multiple_of(4)
@@ -99,16 +100,15 @@ impl Matrix {
             Isa::Avx2 => HALF,
             Isa::Amx => LANES,
         };
-        let packed = |digit: &Vec<i8>| {
-            let mut packed = Vec::with_capacity(length);
-            for first in (0..outputs).step_by(block) {
-                for k in (0..inputs).step_by(4) {
-                    for n in first..first + block {
-                        packed.extend_from_slice(&digit[n * inputs + k..][..4]);
-                    }
+        let packed = |digit: &Cow<'_, [u8]>| {
+            let row = inputs / 4;
+            let mut packed: Vec<[i8; 4]> = Vec::with_capacity(length / 4);
+            for rows in digit.as_chunks().0.chunks_exact(block * row) {
+                for k in 0..row {
+                    packed.extend(rows[k..].iter().step_by(row).map(|four: &[u8; 4]| four.map(|w| w as i8)));
                 }
             }
-            packed
+            packed.into_flattened()
         };
         let digits: Vec<_> = weights.iter().map(packed).collect();
         let runs = match isa {
@@ -726,6 +726,34 @@ fn spread_loop(to: &mut [f32], from: &[f32], weights: &[f32], channels: usize) {
     }
 }
 
+/// What the weights of an output add up to, and what their magnitudes do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sums {
+    pub values: i32,
+    pub magnitudes: u64,
+}
+
+for_vectors!(
+    /// The sums of rows of `each` weights, as bytes.
+    row_sums, row_sums_loop, (weights: &[u8], each: usize, sums: &mut [Sums])
+);
+
+#[inline(always)]
+fn row_sums_loop(weights: &[u8], each: usize, sums: &mut [Sums]) {
+    for (row, sums) in weights.chunks_exact(each).zip(sums) {
+        // In 32 bits as long as they cannot be too many: that takes a fraction of the time.
+        for row in row.chunks(1 << 16) {
+            let (mut values, mut magnitudes) = (0, 0);
+            for &weight in row {
+                values += i32::from(weight as i8);
+                magnitudes += u32::from((weight as i8).unsigned_abs());
+            }
+            sums.values = sums.values.wrapping_add(values);
+            sums.magnitudes += u64::from(magnitudes);
+        }
+    }
+}
+
 for_vectors!(
     /// Values as integers, half to even, and clipped.
     round, round_loop, (values: &[f32], low: f32, high: f32, out: &mut [f32])
@@ -778,7 +806,9 @@ pub(super) mod tests {
                     (0..digits).map(|_| (0..inputs * outputs).map(|_| kind(next(1000))).collect()).collect();
                 let bytes: Vec<u8> =
                     (0..rows * inputs).map(|_| 255 - next(256) as u8 / (1 + next(3) as u8)).collect();
-                let matrix = Matrix::new(isa, &weights, inputs).unwrap();
+                let as_bytes = |digit: &Vec<i8>| digit.iter().map(|w| *w as u8).collect::<Cow<'_, [u8]>>();
+                let matrix =
+                    Matrix::new(isa, &weights.iter().map(as_bytes).collect::<Vec<_>>(), inputs).unwrap();
                 let of = |n: usize, k: usize| {
                     weights
                         .iter()
@@ -799,6 +829,21 @@ pub(super) mod tests {
                     assert_eq!(*value, wanted, "{isa:?} {rows}x{inputs}x{outputs}");
                     assert_eq!(level, (wanted.round_ties_even() + 128.0).clamp(0.0, 255.0) as u8);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_rows_are_those_of_their_weights_with_every_kind_of_vector() {
+        let weights = [1, 255, 128, 127, 0, 3, 200, 200, 200];
+        for isa in all() {
+            for copies in [1, 100, 30_000] {
+                let weights: Vec<u8> = weights.chunks(3).flat_map(|row| row.repeat(copies)).collect();
+                let mut sums = [Sums::default(); 3];
+                row_sums(isa, &weights, 3 * copies, &mut sums);
+                let found = sums.map(|sums| (sums.values, sums.magnitudes));
+                let times = |value: i32, magnitude: u64| (value * copies as i32, magnitude * copies as u64);
+                assert_eq!(found, [times(-128, 130), times(130, 130), times(-168, 168)]);
             }
         }
     }

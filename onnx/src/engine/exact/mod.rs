@@ -1,6 +1,6 @@
 //! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 5.5, without a runtime.
 //!
-//! `graph` reads such a graph once and makes of it a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
+//! `messages` reads the file of such a graph, and `graph` makes of it, once, a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
 //! `tiles` those of matrix units, `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
 //! not wholly of it is left to the others.
 
@@ -9,6 +9,7 @@ mod gradient;
 mod graph;
 mod kernel;
 mod lines;
+mod messages;
 mod program;
 mod stream;
 mod tiles;
@@ -36,8 +37,7 @@ pub(super) fn load(source: &GraphSource) -> Option<Box<dyn Graph>> {
         _ => return None,
     };
     super::wire::check(bytes, source).ok()?;
-    let model = rten_onnx::onnx::ModelProto::parse_buf(bytes).ok()?;
-    let (program, inputs, outputs) = graph::compile(isa, &model.graph?)?;
+    let (program, inputs, outputs) = graph::compile(isa, &messages::Graph::of_model(bytes)?)?;
     let signature = Signature { graph: source.name().to_owned(), inputs, outputs };
     Some(Box::new(ExactGraph { program, isa, signature }))
 }
@@ -128,7 +128,7 @@ impl ExactGraph {
 
 #[cfg(test)]
 mod tests {
-    use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto};
+    use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
     use super::*;
     use crate::{Manifest, RunOptions, TensorData, role};
@@ -154,11 +154,17 @@ mod tests {
         (vec![1, *channels, height, width], values)
     }
 
+    /// What the file of such a graph becomes.
+    fn compile(isa: kernel::Isa, graph: &GraphProto) -> Option<(Program, Vec<ValueInfo>, Vec<ValueInfo>)> {
+        let bytes = ModelProto { graph: Some(graph.clone()), ..Default::default() }.write_buf().unwrap();
+        graph::compile(isa, &messages::Graph::of_model(&bytes)?)
+    }
+
     /// A graph of the built-in model.
     fn built_in(role: &str) -> GraphProto {
         let source = crate::builtin().unwrap().graph_source(role).unwrap();
         let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
-        rten_onnx::onnx::ModelProto::parse_buf(model).unwrap().graph.unwrap()
+        ModelProto::parse_buf(model).unwrap().graph.unwrap()
     }
 
     /// The graph of the built-in decoder.
@@ -193,7 +199,7 @@ mod tests {
             let other = super::super::rten::load(&source, &RunOptions::default()).unwrap();
             let Some(best) = kernel::Isa::find() else { return };
             let Model::Bytes { model, .. } = source.model() else { panic!("built in") };
-            let model = rten_onnx::onnx::ModelProto::parse_buf(model).unwrap();
+            let model = ModelProto::parse_buf(model).unwrap();
             // The last one goes through in several bands.
             for (height, width, spread) in [(1, 1, 40), (3, 7, 127), (8, 5, 2047), (13, 16, 9), (23, 41, 300)]
             {
@@ -204,7 +210,7 @@ mod tests {
                 let (from, to) = (&other.inputs()[0].name, &other.outputs()[0].name);
                 let wanted = other.run(&[(from, view)], &[to]).unwrap();
                 for isa in best.and_lesser() {
-                    let (program, inputs, outputs) = graph::compile(isa, model.graph.as_ref().unwrap())
+                    let (program, inputs, outputs) = compile(isa, model.graph.as_ref().unwrap())
                         .unwrap_or_else(|| panic!("{role} is of the exact form"));
                     let signature = Signature { graph: role.to_owned(), inputs, outputs };
                     let graph = ExactGraph { program, isa, signature };
@@ -287,11 +293,11 @@ mod tests {
         let Some(isa) = kernel::Isa::find() else { return };
         for axis in [0, 1] {
             let graph = &mut synthesis();
-            assert!(graph::compile(isa, graph).is_some());
+            assert!(compile(isa, graph).is_some());
             let mut attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
             let strides = attributes.find(|a| a.name.as_deref() == Some("strides")).unwrap();
             strides.ints[axis] = 2;
-            assert!(graph::compile(isa, graph).is_none());
+            assert!(compile(isa, graph).is_none());
         }
     }
 
@@ -299,19 +305,19 @@ mod tests {
     fn a_constant_without_a_zero_point_has_one_of_0() {
         let Some(isa) = kernel::Isa::find() else { return };
         let graph = &mut synthesis();
-        let wanted = format!("{:?}", graph::compile(isa, graph).unwrap());
+        let wanted = format!("{:?}", compile(isa, graph).unwrap());
         let of_constants = |node: &&mut rten_onnx::onnx::NodeProto| {
             node.op_type.as_deref() == Some("DequantizeLinear")
                 && node.attribute.iter().any(|a| a.name.as_deref() == Some("axis"))
         };
         graph.node.iter_mut().filter(of_constants).for_each(|node| node.input.truncate(2));
-        assert!(format!("{:?}", graph::compile(isa, graph).unwrap()) == wanted);
+        assert!(format!("{:?}", compile(isa, graph).unwrap()) == wanted);
         // Bytes that are computed have one of 128.
         let of_bytes = |node: &&mut rten_onnx::onnx::NodeProto| {
             node.op_type.as_deref() == Some("DequantizeLinear") && node.input.len() == 3
         };
         graph.node.iter_mut().find(of_bytes).unwrap().input.truncate(2);
-        assert!(graph::compile(isa, graph).is_none());
+        assert!(compile(isa, graph).is_none());
     }
 
     #[test]
@@ -321,7 +327,7 @@ mod tests {
             let graph = &mut synthesis();
             let node = graph.node.iter_mut().find(|node| node.op_type.as_deref() == Some(operator)).unwrap();
             node.attribute.extend_from_slice(attributes);
-            graph::compile(isa, graph).is_some()
+            compile(isa, graph).is_some()
         };
         for operator in ["DequantizeLinear", "QuantizeLinear"] {
             assert!(compiles(operator, &[with_integer("block_size", 0)]));
@@ -334,7 +340,7 @@ mod tests {
         let graph = &mut synthesis();
         let scale = graph.node[0].input[1].clone();
         initializer(graph, &scale).dims.extend([1, 1, 1]);
-        assert!(graph::compile(isa, graph).is_none());
+        assert!(compile(isa, graph).is_none());
     }
 
     #[test]
@@ -343,7 +349,7 @@ mod tests {
         let compiles = |change: &dyn Fn(&mut GraphProto)| {
             let mut graph = built_in(role::HYPER_SYNTHESIS);
             change(&mut graph);
-            graph::compile(isa, &graph).is_some()
+            compile(isa, &graph).is_some()
         };
         let clip = |input: &str, output: &str| {
             let last = built_in(role::HYPER_SYNTHESIS).node.pop().unwrap();
@@ -381,7 +387,7 @@ mod tests {
                 ..node("Concat", &["sizes", "sizes"], "twice")
             };
             graph.node.insert(0, twice);
-            graph::compile(isa, graph).is_some()
+            compile(isa, graph).is_some()
         };
         assert!(compiles(4) && !compiles(5));
     }
@@ -390,7 +396,7 @@ mod tests {
     fn a_node_that_leads_nowhere_changes_nothing() {
         let Some(isa) = kernel::Isa::find() else { return };
         let graph = &mut synthesis();
-        let wanted = graph::compile(isa, graph).unwrap().0.steps.len();
+        let wanted = compile(isa, graph).unwrap().0.steps.len();
         // The last product once more, of the bytes that come out.
         let last = graph.node.len() - 1;
         let quantised = graph.node[last].input[0].clone();
@@ -419,7 +425,7 @@ mod tests {
             node("Conv", &["dead_1", "dead_2", "dead_3"], "dead_4"),
             node("QuantizeLinear", &["dead_4", scale, zero], "dead_5"),
         ]);
-        let (program, inputs, outputs) = graph::compile(isa, graph).expect("it is of the exact form");
+        let (program, inputs, outputs) = compile(isa, graph).expect("it is of the exact form");
         assert_eq!(program.steps.len(), wanted);
         let graph =
             ExactGraph { program, isa, signature: Signature { graph: "dead".to_owned(), inputs, outputs } };
@@ -433,7 +439,7 @@ mod tests {
         let Some(isa) = kernel::Isa::find() else { return };
         for role in [role::SYNTHESIS, role::HYPER_SYNTHESIS] {
             let mut graph = built_in(role);
-            assert!(graph::compile(isa, &graph).is_some(), "{role}");
+            assert!(compile(isa, &graph).is_some(), "{role}");
             // The bias of the first product: a unit that is no multiple of the weights' leaves no room for the sums.
             let first = graph.node.iter().find(|node| node.op_type.as_deref() == Some("Conv")).unwrap();
             let bias = first.input[2].clone();
@@ -441,7 +447,7 @@ mod tests {
             let mut raw = bias.raw_data.as_ref().unwrap().borrow().to_vec();
             raw[..4].copy_from_slice(&1.1f32.to_le_bytes());
             bias.raw_data = Some(raw.into());
-            assert!(graph::compile(isa, &graph).is_none(), "{role}");
+            assert!(compile(isa, &graph).is_none(), "{role}");
         }
     }
 
@@ -449,7 +455,7 @@ mod tests {
     fn weights_of_two_digits_are_those_of_floating_point() {
         let Some(isa) = kernel::Isa::find() else { return };
         let run = |graph: &rten_onnx::onnx::GraphProto| {
-            let (program, inputs, outputs) = graph::compile(isa, graph)?;
+            let (program, inputs, outputs) = compile(isa, graph)?;
             let signature = Signature { graph: "digits".to_owned(), inputs, outputs };
             let graph = ExactGraph { program, isa, signature };
             let (shape, values) = input(&graph, 3, 5, 300);
