@@ -45,7 +45,10 @@ enum Memory<T> {
 }
 
 impl<T> Elements<T> {
-    #[cfg_attr(not(feature = "onnxruntime"), allow(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "onnxruntime", all(feature = "rten", target_arch = "x86_64"))),
+        allow(dead_code)
+    )]
     pub(crate) fn of_engine(memory: impl AsRef<[T]> + Send + Sync + 'static) -> Self {
         Elements(Memory::Engine(Box::new(memory)))
     }

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 use std::borrow::Cow;
 
+use super::aligned::Aligned;
 use super::tiles;
 
 /// Columns of a vector of sums.
@@ -77,7 +78,7 @@ pub(super) struct Matrix {
     pub outputs: usize,
     isa: Isa,
     block: usize,
-    pub digits: Vec<Vec<i8>>,
+    digits: Vec<Aligned<[i8; 4]>>,
     /// For each digit and each block of AVX2: how many times in a row products of four inputs are added in 16 bits, until they go
     /// on in 32. Most weights are far from the largest, so that four go together; going on costs as much as a product.
     runs: Vec<Vec<u8>>,
@@ -102,19 +103,21 @@ impl Matrix {
         };
         let packed = |digit: &Cow<'_, [u8]>| {
             let row = inputs / 4;
-            let mut packed: Vec<[i8; 4]> = Vec::with_capacity(length / 4);
-            for rows in digit.as_chunks().0.chunks_exact(block * row) {
-                for k in 0..row {
-                    packed.extend(rows[k..].iter().step_by(row).map(|four: &[u8; 4]| four.map(|w| w as i8)));
+            Aligned::filled(length / 4, |packed| {
+                for rows in digit.as_chunks().0.chunks_exact(block * row) {
+                    for k in 0..row {
+                        packed.extend(
+                            rows[k..].iter().step_by(row).map(|four: &[u8; 4]| four.map(|w| w as i8)),
+                        );
+                    }
                 }
-            }
-            packed.into_flattened()
+            })
         };
         let digits: Vec<_> = weights.iter().map(packed).collect();
         let runs = match isa {
             Isa::Vnni | Isa::Amx => Vec::new(),
             Isa::Avx2 => {
-                let blocks = digits.iter().flat_map(|digit| digit.chunks_exact(HALF * inputs));
+                let blocks = digits.iter().flat_map(|digit| digit.as_flattened().chunks_exact(HALF * inputs));
                 // SAFETY: `isa` was found on this processor.
                 blocks.map(|block| unsafe { runs(block) }).collect()
             }
@@ -122,10 +125,15 @@ impl Matrix {
         Some(Matrix { inputs, outputs, isa, block, digits, runs })
     }
 
+    /// The digits, the highest one first.
+    pub fn digits(&self) -> impl ExactSizeIterator<Item = &[i8]> {
+        self.digits.iter().map(|digit| digit.as_flattened())
+    }
+
     /// The weights (N, K), each the sum of its digits.
     pub fn weights(&self) -> Vec<f32> {
         let mut weights = vec![0.0; self.inputs * self.outputs];
-        for digit in &self.digits {
+        for digit in self.digits() {
             for (block, columns) in digit.chunks_exact(self.block * self.inputs).enumerate() {
                 for (k, column) in columns.chunks_exact(4 * self.block).enumerate() {
                     for (n, four) in column.chunks_exact(4).enumerate() {
@@ -238,12 +246,12 @@ unsafe fn product_vnni<const R: usize, const V: usize>(
     column: usize,
     rows: std::ops::Range<usize>,
 ) {
-    let Matrix { inputs, outputs, digits, .. } = matrix;
+    let Matrix { inputs, outputs, .. } = matrix;
     let (inputs, outputs) = (*inputs, *outputs);
     let zero = _mm512_set1_epi32(to.zero.into());
     for row in rows.step_by(R) {
         let mut sums = [[_mm512_setzero_si512(); V]; R];
-        for (digit, packed) in digits.iter().enumerate() {
+        for (digit, packed) in matrix.digits().enumerate() {
             if digit > 0 {
                 sums.iter_mut().flatten().for_each(|sum| *sum = _mm512_slli_epi32::<DIGIT_BITS>(*sum));
             }
@@ -353,7 +361,7 @@ unsafe fn product_avx2<const R: usize>(
         // SAFETY: row + R <= rows.
         let from: [*const u8; R] = std::array::from_fn(|r| unsafe { bytes.as_ptr().add((row + r) * inputs) });
         let mut sums = [_mm256_setzero_si256(); R];
-        for (digit, packed) in matrix.digits.iter().enumerate() {
+        for (digit, packed) in matrix.digits().enumerate() {
             if digit > 0 {
                 for sum in &mut sums {
                     *sum = _mm256_slli_epi32::<{ DIGIT_BITS as i32 }>(*sum);

@@ -1,5 +1,7 @@
 //! How bytes lie: lines with a border around them, blocks of pixels as channels and back, planes.
 
+use super::aligned::Aligned;
+
 /// Channels to pixels, in blocks of `block` x `block`: (block, block, C), or with `apart` (C, block, block).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unfolding {
@@ -41,7 +43,7 @@ pub(super) struct Lines<'a> {
 
 /// Some lines of a picture, with a border of one pixel on every side: the first line is the border above.
 pub(super) struct Frame {
-    bytes: Vec<u8>,
+    bytes: Aligned<u8>,
     line: usize,
     pixel: usize,
     border: u8,
@@ -55,7 +57,8 @@ impl Frame {
     /// For `band` lines and their neighbours at a time; `block` lines come together.
     pub fn new(row: usize, channels: usize, border: u8, band: usize, block: usize) -> Self {
         let line = row * channels;
-        let bytes = vec![border; (band + 2 + block) * (line + 2 * channels)];
+        let length = (band + 2 + block) * (line + 2 * channels);
+        let bytes = Aligned::filled(length, |bytes| bytes.extend(std::iter::repeat_n(border, length)));
         Frame { bytes, line, pixel: channels, border, band, lines: 1 }
     }
 

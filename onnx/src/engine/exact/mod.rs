@@ -4,6 +4,7 @@
 //! `tiles` those of matrix units, `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
 //! not wholly of it is left to the others.
 
+mod aligned;
 mod depthwise;
 mod gradient;
 mod graph;

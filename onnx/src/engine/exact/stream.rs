@@ -6,15 +6,15 @@
 
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::depthwise::Depthwise;
 use super::kernel::{self, Isa, Lie, Matrix, Out, Requantiser};
 use super::lines::{Frame, Lines, Unfolding, fold, transpose_into};
 use super::program::{Input, Output, Place, Program, Step};
-use crate::memory::zeros;
-use crate::{Error, Tensor};
+use crate::{Elements, Error, Tensor, TensorData};
 
 /// Bytes of the largest result that a step makes at a time, as far as whole lines allow.
-const AT_A_TIME: usize = 256 << 10;
+const AT_A_TIME: usize = 128 << 10;
 /// Positions that go through a chain of products together.
 const TOGETHER: usize = 512;
 
@@ -38,13 +38,13 @@ impl Program {
         }
         let (Output::Bytes(end) | Output::Wide(end)) = self.output;
         let (rows, columns) = (grid.lines(end), grid.row(end));
-        let mut planes = Vec::new();
+        let mut planes = Aligned::default();
         if let Output::Wide(_) = self.output {
-            planes = zeros(rows * columns * end.channels);
+            planes = Aligned::zeros(rows * columns * end.channels);
         }
         for to in self.steps.iter().filter(|step| !step.is_wide()).map(Step::writes) {
             if registers.keeps || to == end {
-                registers.bytes.entry(to).values = zeros(grid.lines(to) * grid.line(to));
+                registers.bytes.entry(to).values = Aligned::zeros(grid.lines(to) * grid.line(to));
             }
         }
         let mut stages = self.stages(registers.keeps, grid);
@@ -70,12 +70,14 @@ impl Program {
         match self.output {
             Output::Bytes(_) => {
                 let bytes = match registers.keeps {
-                    true => registers.bytes(&end).to_vec(),
-                    false => std::mem::take(&mut registers.bytes.entry(end).values),
+                    true => registers.bytes(&end).to_vec().into(),
+                    false => Elements::of_engine(std::mem::take(&mut registers.bytes.entry(end).values)),
                 };
-                Tensor::u8([1, rows, columns, end.channels], bytes)
+                Tensor::new([1, rows, columns, end.channels], TensorData::U8(bytes))
             }
-            Output::Wide(_) => Tensor::f32([1, end.channels, rows, columns], planes),
+            Output::Wide(_) => {
+                Tensor::new([1, end.channels, rows, columns], TensorData::F32(Elements::of_engine(planes)))
+            }
         }
     }
 
@@ -146,8 +148,10 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// The values of each plane from `first` on: (C, `count`). Bytes have no planes.
-    fn columns(self, first: usize, count: usize, columns: &mut Vec<f32>) {
-        columns.resize(self.channels * count, 0.0);
+    fn columns(self, first: usize, count: usize, columns: &mut Aligned<f32>) {
+        if columns.len() != self.channels * count {
+            *columns = Aligned::zeros(self.channels * count);
+        }
         let columns = columns.chunks_exact_mut(count);
         match self.input {
             Input::Values(all) => {
@@ -173,7 +177,7 @@ struct Stage<'a> {
     /// If the step is a depthwise one.
     spatial: Option<Spatial<'a>>,
     /// What came in last, if the step reads that.
-    columns: Vec<f32>,
+    columns: Aligned<f32>,
     to: Place,
     /// How many lines of what the step reads have been read.
     done: usize,
@@ -190,13 +194,20 @@ impl<'a> Stage<'a> {
                 let unfolding = unfolding.unwrap_or(Unfolding { block: 1, apart: false });
                 let band = (TOGETHER / grid.row(*to).max(1)).max(unfolding.block);
                 let frame = Frame::new(grid.row(*to), to.channels, *border, band, unfolding.block);
-                let between = vec![0; if behind.is_empty() { 0 } else { band * grid.line(*to) }];
+                let between = Aligned::zeros(if behind.is_empty() { 0 } else { band * grid.line(*to) });
                 Some(Spatial { convolution, unfolding, frame, between })
             }
             _ => None,
         };
         let to = behind.last().unwrap_or(step).writes();
-        Stage { step, chain: Chain::new(products.collect()), spatial, columns: Vec::new(), to, done: 0 }
+        Stage {
+            step,
+            chain: Chain::new(products.collect()),
+            spatial,
+            columns: Aligned::default(),
+            to,
+            done: 0,
+        }
     }
 
     fn reads(&self) -> impl Iterator<Item = Place> + use<> {
@@ -303,7 +314,7 @@ struct Spatial<'a> {
     unfolding: Unfolding,
     frame: Frame,
     /// What goes to the products behind it.
-    between: Vec<u8>,
+    between: Aligned<u8>,
 }
 
 impl Spatial<'_> {
@@ -344,14 +355,14 @@ impl Spatial<'_> {
 /// Products of bytes one behind the other, some positions at a time, and memory for what is between them.
 struct Chain<'a> {
     products: Vec<(&'a Matrix, &'a Requantiser)>,
-    between: [Vec<u8>; 2],
+    between: [Aligned<u8>; 2],
 }
 
 impl<'a> Chain<'a> {
     fn new(products: Vec<(&'a Matrix, &'a Requantiser)>) -> Self {
         let before = products.iter().rev().skip(1);
         let widest = before.map(|(matrix, _)| matrix.outputs).max().unwrap_or(0);
-        Chain { products, between: [vec![0; TOGETHER * widest], vec![0; TOGETHER * widest]] }
+        Chain { products, between: [TOGETHER * widest; 2].map(Aligned::zeros) }
     }
 
     /// The channels of the last one.
@@ -432,13 +443,13 @@ impl Registers<'_> {
 #[derive(Default)]
 struct Table<T> {
     entries: Vec<Entry<T>>,
-    free: Vec<Vec<T>>,
+    free: Vec<Aligned<T>>,
 }
 
 /// Some lines of a register.
 #[derive(Default)]
 struct Entry<T> {
-    values: Vec<T>,
+    values: Aligned<T>,
     lines: Range<usize>,
 }
 
@@ -492,7 +503,9 @@ impl<T: Copy + Default> Entry<T> {
         self.lines.end += count;
         let length = self.lines.len() * line;
         if self.values.len() < length {
-            self.values.resize(length, T::default());
+            let mut values = Aligned::zeros(length);
+            values[..first].copy_from_slice(&self.values[..first]);
+            self.values = values;
         }
         &mut self.values[first..length]
     }

@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 
 use once_cell::sync::OnceCell;
 
+use super::aligned::Aligned;
 use super::kernel::{DIGIT_BITS, LANES, Matrix, Out, Requantiser, levels_of_four};
 
 /// Rows of a tile, and columns of sums in one.
@@ -83,29 +84,29 @@ struct Sums([i32; BLOCK * BLOCK]);
 /// The matrix is one for [`Isa::Amx`](super::kernel::Isa::Amx), which was found here.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, out: &mut Out<'_>) {
-    let (inputs, outputs) = (matrix.inputs, matrix.outputs);
+    let (inputs, outputs, count_of_digits) = (matrix.inputs, matrix.outputs, matrix.digits().len());
     let depth = (4..=DEPTH).rev().step_by(4).find(|depth| inputs.is_multiple_of(*depth)).unwrap_or(4);
     let config = Config::new(depth);
     // SAFETY: the processor has tiles, and this is a layout that it takes.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
     let zero = _mm512_set1_epi16(to.zero.into());
     let rows = bytes.len() / inputs;
-    let mut padded = bytes[rows / BLOCK * BLOCK * inputs..].to_vec();
-    if !padded.is_empty() {
-        padded.resize(BLOCK * inputs, 0);
-    }
+    // The last rows, and others of nothing.
+    let rest = &bytes[rows / BLOCK * BLOCK * inputs..];
+    let mut padded = Aligned::zeros(if rest.is_empty() { 0 } else { BLOCK * inputs });
+    padded[..rest.len()].copy_from_slice(rest);
     let [mut sums, mut lower] = [const { Sums([0; BLOCK * BLOCK]) }; 2];
     for row in (0..rows).step_by(BLOCK) {
         let from = bytes[row * inputs..].get(..BLOCK * inputs).unwrap_or(&padded);
         for column in (0..outputs).step_by(BLOCK) {
             let columns = BLOCK.min(outputs - column);
-            for (digit, packed) in matrix.digits.iter().enumerate() {
+            for (digit, packed) in matrix.digits().enumerate() {
                 let weights = &packed[column * inputs..][..columns * inputs];
                 let to = if digit == 0 { &mut sums } else { &mut lower };
                 // SAFETY: the tiles are configured, and the bytes are those of 32 rows.
                 unsafe { multiply(from, weights, inputs, depth, to) };
                 // The last of several is added on the way to bytes.
-                if digit > 0 && digit + 1 < matrix.digits.len() {
+                if digit > 0 && digit + 1 < count_of_digits {
                     let both = sums.0.iter_mut().zip(&lower.0);
                     both.for_each(|(sum, lower)| *sum = (*sum << DIGIT_BITS) + lower);
                 }
@@ -121,7 +122,7 @@ pub(super) unsafe fn product(bytes: &[u8], matrix: &Matrix, to: &Requantiser, ou
                         _mm512_load_si512(from.0.as_ptr().add(at * BLOCK + tile).cast())
                     };
                     let mut sum = load(&sums);
-                    if matrix.digits.len() > 1 {
+                    if count_of_digits > 1 {
                         sum = _mm512_add_epi32(_mm512_slli_epi32::<DIGIT_BITS>(sum), load(&lower));
                     }
                     _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, bias)), scale)
