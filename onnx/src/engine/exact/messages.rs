@@ -97,8 +97,9 @@ impl<'a> Graph<'a> {
     pub fn of_model(bytes: &'a [u8]) -> Option<Self> {
         let mut graph = None;
         read(bytes, |number, field| {
-            if number == 7 {
-                graph = Some(Self::read(field.bytes()?)?);
+            // Others put the parts of one that comes in several together.
+            if number == 7 && graph.replace(Self::read(field.bytes()?)?).is_some() {
+                return None;
             }
             Some(())
         })?;
@@ -306,5 +307,6 @@ mod tests {
         assert_eq!((tensor.name, &tensor.shape[..]), ("w", &[2, 3][..]));
         assert_eq!((tensor.data_type, tensor.raw), (data_type::INT8, &[1, 2, 3, 4, 5, 255][..]));
         assert!(Graph::of_model(&bytes[..bytes.len() - 1]).is_none());
+        assert!(Graph::of_model(&bytes.repeat(2)).is_none());
     }
 }

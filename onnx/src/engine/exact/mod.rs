@@ -1,8 +1,9 @@
 //! The exact engine: graphs of integers, in the form of docs/FORMAT.md section 5.5, without a runtime.
 //!
-//! `messages` reads the file of such a graph, and `graph` makes of it, once, a `program`, a list of steps on bytes with the channels last; `kernel` has the loops,
-//! `tiles` those of matrix units, `lines` what only moves bytes, and `gradient` goes back through the steps. The form fixes every bit, so that this engine may be asked instead of any other one; what is
-//! not wholly of it is left to the others.
+//! `messages` reads the file of such a graph, and `graph` makes of it, once, a `program`, a list of steps on bytes with the channels
+//! last; `stream` runs them, and `gradient` goes back through them. `kernel` and `depthwise` have the loops, `tiles` those of matrix
+//! units, `lines` what only moves bytes, and `aligned` the memory for all of it. The form fixes every bit, so that this engine may be
+//! asked instead of any other one; what is not wholly of it is left to the others.
 
 mod aligned;
 mod depthwise;
