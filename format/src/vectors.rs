@@ -4,7 +4,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) type Vectors = (Option<archmage::X64V4Token>, Option<archmage::X64V3Token>);
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) type Vectors = ();
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vectors;
 
 /// What [`for_vectors`] asks for.
 pub(crate) fn vectors() -> Vectors {
@@ -13,6 +14,8 @@ pub(crate) fn vectors() -> Vectors {
         use archmage::SimdToken;
         (SimdToken::summon(), SimdToken::summon())
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    Vectors
 }
 
 /// What it may be asked for here: every variant that this processor has.
@@ -21,7 +24,7 @@ pub(crate) fn all_vectors() -> Vec<Vectors> {
     #[cfg(target_arch = "x86_64")]
     return vec![vectors(), (None, vectors().1), (None, None)];
     #[cfg(not(target_arch = "x86_64"))]
-    vec![()]
+    vec![Vectors]
 }
 
 /// Gives a loop variants for AVX-512 and for AVX2, and one without on its own: inside a larger function the compiler does without
@@ -41,7 +44,7 @@ macro_rules! for_vectors {
                 (None, None) => (),
             }
             #[cfg(not(target_arch = "x86_64"))]
-            let () = vectors;
+            let $crate::vectors::Vectors = vectors;
             $plain($($argument),*)
         }
     };
