@@ -278,12 +278,10 @@ impl<'a> RangeDecoder<'a> {
 
     #[inline]
     fn renormalise(&mut self) {
-        if self.range < RENORMALISE_BELOW {
-            self.range = self.range.max(1);
-            while self.range < RENORMALISE_BELOW {
-                self.code = self.code << 8 | self.next_byte();
-                self.range <<= 8;
-            }
+        while self.range < RENORMALISE_BELOW {
+            self.code = self.code << 8 | self.next_byte();
+            // Damaged data can make it 0, and of that it would never grow.
+            self.range = self.range.max(1) << 8;
         }
     }
 }

@@ -223,6 +223,7 @@ impl RangeDecoder<'_> {
         }
         self.consume(start, end - start);
         if entry == table.escape() {
+            // On a copy: what a call gets the address of cannot stay in registers.
             let mut decoder = self.clone();
             let symbol = table.decode_escaped(&mut decoder);
             *self = decoder;

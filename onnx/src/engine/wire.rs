@@ -111,27 +111,15 @@ fn walk<'a>(
     while !rest.is_empty() {
         let at = start + bytes.len() - rest.len();
         let wrong = |what: &str| format!("byte {at}: {what}; the file is cut off, or it is no ONNX model");
-        let (tag, after) = varint(rest).ok_or_else(|| wrong("a field has no end"))?;
-        // Some readers take the lowest 32 bits of a longer one, and so another field.
-        let tag = u32::try_from(tag).map_err(|_| wrong("a field has no such number"))?;
-        let (field, wire) = (tag >> 3, tag & 7);
-        let (length, after) = match wire {
-            0 => (0, varint(after).ok_or_else(|| wrong("a number has no end"))?.1),
-            1 => (8, after),
-            2 => varint(after).ok_or_else(|| wrong("a length has no end"))?,
-            5 => (4, after),
-            _ => return Err(wrong("there is a field of unknown kind")),
-        };
-        let content = usize::try_from(length).ok().and_then(|length| after.split_at_checked(length));
-        let (content, after) = content.ok_or_else(|| wrong("a field is longer than what is left"))?;
-        match (message, field) {
-            (Message::Model, 7) => found.graphs += 1,
-            (Message::Graph, 1) | (Message::Function, 7) => found.nodes += 1,
-            (Message::External, 1) if wire == 2 => key = content,
-            (Message::External, 2) if wire == 2 => value = content,
+        let (field, content, after) = first_field(rest).map_err(wrong)?;
+        match (message, field, content) {
+            (Message::Model, 7, _) => found.graphs += 1,
+            (Message::Graph, 1, _) | (Message::Function, 7, _) => found.nodes += 1,
+            (Message::External, 1, Content::Bytes(content)) => key = content,
+            (Message::External, 2, Content::Bytes(content)) => value = content,
             _ => {}
         }
-        if wire == 2
+        if let Content::Bytes(content) = content
             && let Some(inner) = child(message, field)
         {
             let start = start + bytes.len() - after.len() - content.len();
@@ -143,6 +131,38 @@ fn walk<'a>(
         found.locations.push(value);
     }
     Ok(())
+}
+
+/// What a field holds.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(all(feature = "rten", target_arch = "x86_64")), allow(dead_code))]
+pub(super) enum Content<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Four([u8; 4]),
+    Eight,
+}
+
+/// The number of the first field of a message, what it holds, and what follows it; or what is wrong with it.
+pub(super) fn first_field(bytes: &[u8]) -> Result<(u32, Content<'_>, &[u8]), &'static str> {
+    const TOO_LONG: &str = "a field is longer than what is left";
+    let (tag, after) = varint(bytes).ok_or("a field has no end")?;
+    // Some readers take the lowest 32 bits of a longer one, and so another field.
+    let tag = u32::try_from(tag).map_err(|_| "a field has no such number")?;
+    let (content, after) = match tag & 7 {
+        0 => varint(after)
+            .map(|(number, after)| (Content::Number(number), after))
+            .ok_or("a number has no end")?,
+        1 => (Content::Eight, after.get(8..).ok_or(TOO_LONG)?),
+        2 => {
+            let (length, after) = varint(after).ok_or("a length has no end")?;
+            let content = usize::try_from(length).ok().and_then(|length| after.split_at_checked(length));
+            content.map(|(content, after)| (Content::Bytes(content), after)).ok_or(TOO_LONG)?
+        }
+        5 => after.split_first_chunk().map(|(four, after)| (Content::Four(*four), after)).ok_or(TOO_LONG)?,
+        _ => return Err("there is a field of unknown kind"),
+    };
+    Ok((tag >> 3, content, after))
 }
 
 /// A number in groups of 7 bits, and what follows it.

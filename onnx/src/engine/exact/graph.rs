@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::depthwise::Depthwise;
-use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser, Sums, row_sums};
+use super::kernel::{DIGIT_BITS, Isa, LANES, Matrix, Requantiser, RowSums, row_sums};
 use super::lines::{Unfolding, transposed};
 use super::messages::{Attribute, Graph, Node, Tensor, data_type};
 use super::program::{Output, Place, Program, Scale, Step};
@@ -380,11 +380,11 @@ impl<'g> Reader<'g> {
                     } else {
                         return None;
                     };
-                let mut sums = vec![Sums::default(); outputs];
+                let mut sums = vec![RowSums::default(); outputs];
                 row_sums(self.isa, values, each, &mut sums);
                 // Every sum on the way stays below 2^24, whatever the bytes: that is what makes it exact.
                 let most =
-                    |(bias, sums): (&i32, &Sums)| 255 * sums.magnitudes + u64::from(bias.unsigned_abs());
+                    |(bias, sums): (&i32, &RowSums)| 255 * sums.magnitudes + u64::from(bias.unsigned_abs());
                 let most: Vec<u64> = bias.iter().zip(&sums).map(most).collect();
                 if most.iter().any(|most| *most >= EXACT) {
                     return None;

@@ -736,18 +736,18 @@ fn spread_loop(to: &mut [f32], from: &[f32], weights: &[f32], channels: usize) {
 
 /// What the weights of an output add up to, and what their magnitudes do.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sums {
+pub(super) struct RowSums {
     pub values: i32,
     pub magnitudes: u64,
 }
 
 for_vectors!(
     /// The sums of rows of `each` weights, as bytes.
-    row_sums, row_sums_loop, (weights: &[u8], each: usize, sums: &mut [Sums])
+    row_sums, row_sums_loop, (weights: &[u8], each: usize, sums: &mut [RowSums])
 );
 
 #[inline(always)]
-fn row_sums_loop(weights: &[u8], each: usize, sums: &mut [Sums]) {
+fn row_sums_loop(weights: &[u8], each: usize, sums: &mut [RowSums]) {
     for (row, sums) in weights.chunks_exact(each).zip(sums) {
         // In 32 bits as long as they cannot be too many: that takes a fraction of the time.
         for row in row.chunks(1 << 16) {
@@ -847,7 +847,7 @@ pub(super) mod tests {
         for isa in all() {
             for copies in [1, 100, 30_000] {
                 let weights: Vec<u8> = weights.chunks(3).flat_map(|row| row.repeat(copies)).collect();
-                let mut sums = [Sums::default(); 3];
+                let mut sums = [RowSums::default(); 3];
                 row_sums(isa, &weights, 3 * copies, &mut sums);
                 let found = sums.map(|sums| (sums.values, sums.magnitudes));
                 let times = |value: i32, magnitude: u64| (value * copies as i32, magnitude * copies as u64);

@@ -1,8 +1,9 @@
 //! What is read of an ONNX file here: the messages of onnx.proto3, as they lie in its bytes.
 //!
-//! [`wire`](super::super::wire) has checked them; what is read nowhere is passed over. Of a field that comes twice the last one counts.
+//! [`wire`](super::super::wire) has checked them, and that there is one graph; what is read nowhere is passed over. Of a field that comes
+//! twice the last one counts.
 
-use crate::engine::wire::varint;
+use crate::engine::wire::{Content, first_field, varint};
 use crate::{Dimension, ElementType, ValueInfo};
 
 /// Numbers of element types.
@@ -14,21 +15,23 @@ pub(super) mod data_type {
     pub const INT64: u64 = 7;
 }
 
-#[derive(Clone, Copy)]
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    Four([u8; 4]),
-    Eight,
+/// Hands the number of every field of a message, and what it holds, to `take`.
+fn fields<'a>(mut bytes: &'a [u8], mut take: impl FnMut(u32, Content<'a>) -> Option<()>) -> Option<()> {
+    while !bytes.is_empty() {
+        let (number, content, rest) = first_field(bytes).ok()?;
+        take(number, content)?;
+        bytes = rest;
+    }
+    Some(())
 }
 
-impl<'a> Field<'a> {
+impl<'a> Content<'a> {
     fn number(self) -> Option<u64> {
-        if let Field::Number(number) = self { Some(number) } else { None }
+        if let Content::Number(number) = self { Some(number) } else { None }
     }
 
     fn bytes(self) -> Option<&'a [u8]> {
-        if let Field::Bytes(bytes) = self { Some(bytes) } else { None }
+        if let Content::Bytes(bytes) = self { Some(bytes) } else { None }
     }
 
     fn text(self) -> Option<&'a str> {
@@ -38,8 +41,8 @@ impl<'a> Field<'a> {
     /// One, or several in a row.
     fn add_integers(self, to: &mut Vec<i64>) -> Option<()> {
         match self {
-            Field::Number(number) => to.push(number as i64),
-            Field::Bytes(mut bytes) => {
+            Content::Number(number) => to.push(number as i64),
+            Content::Bytes(mut bytes) => {
                 while !bytes.is_empty() {
                     let (number, rest) = varint(bytes)?;
                     to.push(number as i64);
@@ -53,35 +56,29 @@ impl<'a> Field<'a> {
 
     fn add_floats(self, to: &mut Vec<f32>) -> Option<()> {
         match self {
-            Field::Four(bytes) => to.push(f32::from_le_bytes(bytes)),
-            Field::Bytes(bytes) => {
+            Content::Four(bytes) => to.push(f32::from_le_bytes(bytes)),
+            Content::Bytes(bytes) => {
                 to.extend(bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)))
             }
             _ => return None,
         }
         Some(())
     }
+
+    fn message<M: Message<'a>>(self) -> Option<M> {
+        M::read(self.bytes()?)
+    }
 }
 
-/// Hands every field of a message, with its number, to `take`.
-fn read<'a>(mut bytes: &'a [u8], mut take: impl FnMut(u64, Field<'a>) -> Option<()>) -> Option<()> {
-    while !bytes.is_empty() {
-        let (tag, after) = varint(bytes)?;
-        let (field, after) = match tag & 7 {
-            0 => varint(after).map(|(number, after)| (Field::Number(number), after))?,
-            1 => (Field::Eight, after.get(8..)?),
-            2 => {
-                let (length, after) = varint(after)?;
-                let (content, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
-                (Field::Bytes(content), after)
-            }
-            5 => after.split_first_chunk().map(|(four, after)| (Field::Four(*four), after))?,
-            _ => return None,
-        };
-        take(tag >> 3, field)?;
-        bytes = after;
+/// A message whose fields are kept.
+trait Message<'a>: Default {
+    fn take(&mut self, number: u32, content: Content<'a>) -> Option<()>;
+
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut message = Self::default();
+        fields(bytes, |number, content| message.take(number, content))?;
+        Some(message)
     }
-    Some(())
 }
 
 #[derive(Default)]
@@ -96,29 +93,26 @@ impl<'a> Graph<'a> {
     /// The graph of a model.
     pub fn of_model(bytes: &'a [u8]) -> Option<Self> {
         let mut graph = None;
-        read(bytes, |number, field| {
-            // Others put the parts of one that comes in several together.
-            if number == 7 && graph.replace(Self::read(field.bytes()?)?).is_some() {
-                return None;
+        fields(bytes, |number, content| {
+            if number == 7 {
+                graph = Some(content.message()?);
             }
             Some(())
         })?;
         graph
     }
+}
 
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut graph = Graph::default();
-        read(bytes, |number, field| {
-            match number {
-                1 => graph.nodes.push(Node::read(field.bytes()?)?),
-                5 => graph.initializers.push(Tensor::read(field.bytes()?)?),
-                11 => graph.inputs.push(value_info(field.bytes()?)?),
-                12 => graph.outputs.push(value_info(field.bytes()?)?),
-                _ => {}
-            }
-            Some(())
-        })?;
-        Some(graph)
+impl<'a> Message<'a> for Graph<'a> {
+    fn take(&mut self, number: u32, content: Content<'a>) -> Option<()> {
+        match number {
+            1 => self.nodes.push(content.message()?),
+            5 => self.initializers.push(content.message()?),
+            11 => self.inputs.push(value_info(content.bytes()?)?),
+            12 => self.outputs.push(value_info(content.bytes()?)?),
+            _ => {}
+        }
+        Some(())
     }
 }
 
@@ -132,21 +126,17 @@ pub(super) struct Node<'a> {
     pub domain: &'a str,
 }
 
-impl<'a> Node<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut node = Node::default();
-        read(bytes, |number, field| {
-            match number {
-                1 => node.inputs.push(field.text()?),
-                2 => node.outputs.push(field.text()?),
-                4 => node.operator = field.text()?,
-                5 => node.attributes.push(Attribute::read(field.bytes()?)?),
-                7 => node.domain = field.text()?,
-                _ => {}
-            }
-            Some(())
-        })?;
-        Some(node)
+impl<'a> Message<'a> for Node<'a> {
+    fn take(&mut self, number: u32, content: Content<'a>) -> Option<()> {
+        match number {
+            1 => self.inputs.push(content.text()?),
+            2 => self.outputs.push(content.text()?),
+            4 => self.operator = content.text()?,
+            5 => self.attributes.push(content.message()?),
+            7 => self.domain = content.text()?,
+            _ => {}
+        }
+        Some(())
     }
 }
 
@@ -158,20 +148,16 @@ pub(super) struct Attribute<'a> {
     pub integers: Vec<i64>,
 }
 
-impl<'a> Attribute<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut attribute = Attribute::default();
-        read(bytes, |number, field| {
-            match number {
-                1 => attribute.name = field.text()?,
-                3 => attribute.integer = Some(field.number()? as i64),
-                4 => attribute.text = Some(field.text()?),
-                8 => field.add_integers(&mut attribute.integers)?,
-                _ => {}
-            }
-            Some(())
-        })?;
-        Some(attribute)
+impl<'a> Message<'a> for Attribute<'a> {
+    fn take(&mut self, number: u32, content: Content<'a>) -> Option<()> {
+        match number {
+            1 => self.name = content.text()?,
+            3 => self.integer = Some(content.number()? as i64),
+            4 => self.text = Some(content.text()?),
+            8 => content.add_integers(&mut self.integers)?,
+            _ => {}
+        }
+        Some(())
     }
 }
 
@@ -189,37 +175,33 @@ pub(super) struct Tensor<'a> {
     pub is_external: bool,
 }
 
-impl<'a> Tensor<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut tensor = Tensor::default();
-        read(bytes, |number, field| {
-            match number {
-                1 => field.add_integers(&mut tensor.shape)?,
-                2 => tensor.data_type = field.number()?,
-                4 => field.add_floats(&mut tensor.floats)?,
-                5 => field.add_integers(&mut tensor.words)?,
-                7 => field.add_integers(&mut tensor.sizes)?,
-                8 => tensor.name = field.text()?,
-                9 => tensor.raw = field.bytes()?,
-                13 => tensor.is_external = true,
-                _ => {}
-            }
-            Some(())
-        })?;
-        Some(tensor)
+impl<'a> Message<'a> for Tensor<'a> {
+    fn take(&mut self, number: u32, content: Content<'a>) -> Option<()> {
+        match number {
+            1 => content.add_integers(&mut self.shape)?,
+            2 => self.data_type = content.number()?,
+            4 => content.add_floats(&mut self.floats)?,
+            5 => content.add_integers(&mut self.words)?,
+            7 => content.add_integers(&mut self.sizes)?,
+            8 => self.name = content.text()?,
+            9 => self.raw = content.bytes()?,
+            13 => self.is_external = true,
+            _ => {}
+        }
+        Some(())
     }
 }
 
 /// An input or output of a graph, which must have a name and be a tensor.
 fn value_info(bytes: &[u8]) -> Option<ValueInfo> {
     let (mut name, mut of_tensor) = (None, None);
-    read(bytes, |number, field| {
+    fields(bytes, |number, content| {
         match number {
-            1 => name = Some(field.text()?),
+            1 => name = Some(content.text()?),
             2 => {
-                read(field.bytes()?, |number, field| {
+                fields(content.bytes()?, |number, content| {
                     if number == 1 {
-                        of_tensor = Some(tensor_type(field.bytes()?)?);
+                        of_tensor = Some(tensor_type(content.bytes()?)?);
                     }
                     Some(())
                 })?;
@@ -234,10 +216,10 @@ fn value_info(bytes: &[u8]) -> Option<ValueInfo> {
 
 fn tensor_type(bytes: &[u8]) -> Option<(Option<ElementType>, Option<Vec<Dimension>>)> {
     let (mut element_type, mut shape) = (None, None);
-    read(bytes, |number, field| {
+    fields(bytes, |number, content| {
         match number {
             1 => {
-                element_type = match field.number()? {
+                element_type = match content.number()? {
                     data_type::FLOAT => Some(ElementType::F32),
                     data_type::UINT8 => Some(ElementType::U8),
                     _ => None,
@@ -245,9 +227,9 @@ fn tensor_type(bytes: &[u8]) -> Option<(Option<ElementType>, Option<Vec<Dimensio
             }
             2 => {
                 let mut dimensions = Vec::new();
-                read(field.bytes()?, |number, field| {
+                fields(content.bytes()?, |number, content| {
                     if number == 1 {
-                        dimensions.push(dimension(field.bytes()?)?);
+                        dimensions.push(dimension(content.bytes()?)?);
                     }
                     Some(())
                 })?;
@@ -262,10 +244,10 @@ fn tensor_type(bytes: &[u8]) -> Option<(Option<ElementType>, Option<Vec<Dimensio
 
 fn dimension(bytes: &[u8]) -> Option<Dimension> {
     let (mut size, mut name) = (None, "");
-    read(bytes, |number, field| {
+    fields(bytes, |number, content| {
         match number {
-            1 => size = usize::try_from(field.number()? as i64).ok(),
-            2 => name = field.text()?,
+            1 => size = usize::try_from(content.number()? as i64).ok(),
+            2 => name = content.text()?,
             _ => {}
         }
         Some(())
@@ -278,6 +260,8 @@ mod tests {
     use rten_onnx::onnx::{DataType, GraphProto, ModelProto, TensorProto};
 
     use super::*;
+    use crate::GraphSource;
+    use crate::engine::wire;
 
     #[test]
     fn integers_and_floats_come_one_by_one_or_in_a_row() {
@@ -307,6 +291,7 @@ mod tests {
         assert_eq!((tensor.name, &tensor.shape[..]), ("w", &[2, 3][..]));
         assert_eq!((tensor.data_type, tensor.raw), (data_type::INT8, &[1, 2, 3, 4, 5, 255][..]));
         assert!(Graph::of_model(&bytes[..bytes.len() - 1]).is_none());
-        assert!(Graph::of_model(&bytes.repeat(2)).is_none());
+        // Others put two graphs together.
+        assert!(wire::check(&bytes.repeat(2), &GraphSource::bytes("w", Vec::new())).is_err());
     }
 }
